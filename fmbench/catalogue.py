@@ -1,0 +1,114 @@
+"""Where entries are: the bundled zoo, a folder, a file of your own. Listing imports neither torch nor any method."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fmbench import registry
+from fmbench.files import sha256
+from fmbench.recipe import Recipe, read
+from fmbench.registry import UnknownName, nearest
+
+PACKAGE = Path(__file__).resolve().parent
+LOCAL_ENTRIES = Path("entries")
+"""Where ``fmbench train --method`` writes and where a method given as ``file.py:Class`` looks for its weights."""
+
+
+@cache
+def data_folder(name: str) -> Path:
+    """The folder ``zoo`` or ``leaderboard``: inside an installed wheel, or beside the package in a checkout."""
+    for candidate in (PACKAGE / "_data" / name, PACKAGE.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"no {name} folder beside or inside {PACKAGE}; reinstall flow-matching-bench")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder that holds ``recipe.toml`` and, once trained, its weights."""
+
+    name: str
+    folder: Path
+    recipe: Recipe
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The weight file, None for closed forms and for entries not trained yet."""
+        return self.folder / self.recipe.weights.file if self.recipe.weights else None
+
+    def read_weights(self) -> bytes:
+        """The verified content of the weight file. Raises ValueError naming the hash expected and the hash found."""
+        pinned = self.recipe.weights
+        if pinned is None:
+            raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
+        path = self.folder / pinned.file
+        if Path(pinned.file).name != pinned.file or not path.is_file():
+            raise FileNotFoundError(f"{self.name}: weight file {pinned.file} is missing from {self.folder}")
+        data = path.read_bytes()
+        if (found := sha256(data)) != pinned.sha256:
+            raise ValueError(
+                f"{path}: SHA-256 expected {pinned.sha256}, found {found} ({len(data)} of {pinned.bytes} bytes); fetch or train it again"
+            )
+        return data
+
+
+def open_folder(folder: Path, name: str | None = None) -> Entry:
+    """The entry in a folder; its name is ``task/folder`` unless given."""
+    recipe = read(folder / "recipe.toml")
+    return Entry(name or f"{recipe.task}/{folder.resolve().name}", folder, recipe)
+
+
+def _zoo() -> dict[str, Path]:
+    root = data_folder("zoo")
+    return {f"{path.parts[-3]}/{path.parts[-2]}": path.parent for path in sorted(root.glob("*/*/recipe.toml"))}
+
+
+def find(spec: str) -> Entry:
+    """The entry of ``task/entry`` or of a folder. Raises UnknownName, or ValueError when both exist and differ."""
+    bundled = _zoo().get(spec)
+    folder = Path(spec)
+    is_folder = (folder / "recipe.toml").is_file()
+    if bundled and is_folder and folder.resolve() != bundled.resolve():
+        raise ValueError(f"{spec!r} is both a zoo entry and a folder here; write ./{spec} for the folder")
+    if is_folder and not bundled:
+        return open_folder(folder)
+    if bundled:
+        return open_folder(bundled, spec)
+    if folder.is_dir():
+        raise FileNotFoundError(f"{spec} holds no recipe.toml, so it is no entry")
+    raise UnknownName(nearest("entry", spec, _zoo()))
+
+
+def kebab(name: str) -> str:
+    """``MyMethod`` -> ``my-method``, the entry name of a class."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def list_entries(task: str | None = None, division: str | None = None) -> list[str]:
+    """Names of the bundled entries that can be ranked, optionally of one task or division; feature extractors are left out."""
+    names = [name for name in _zoo() if task is None or name.split("/")[0] == task]
+    wanted = (division,) if division else ("closed", "open")
+    return [name for name in names if read(_zoo()[name] / "recipe.toml").division in wanted]
+
+
+def list_methods() -> list[str]:
+    """Names of the registered methods."""
+    return list(registry.METHODS.all())
+
+
+def list_tasks() -> list[str]:
+    """Names of the registered tasks."""
+    return list(registry.TASKS.all())
+
+
+def list_metrics() -> list[str]:
+    """Names of the registered metrics."""
+    return list(registry.METRICS.all())
+
+
+def list_benchmarks() -> list[str]:
+    """Names of the benchmark protocols."""
+    return sorted(path.stem for path in (data_folder("leaderboard") / "protocols").glob("*.toml"))

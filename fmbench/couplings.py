@@ -1,0 +1,90 @@
+"""How source and data points are paired inside a minibatch.
+
+Every coupling returns, for a batch of ``n`` pairs, the indices ``(i, j)`` such that ``(x0[i], x1[j])`` are the new pairs; labels travel
+with ``j``. Transport problems are solved by POT on the CPU in float64 with the squared Euclidean cost (2302.00482, algorithm 2).
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmbench.shapes import Points
+
+# Far above what any batch needs: POT's default of 1e5 stops early with a wrong plan and only a warning.
+EXACT_ITERATIONS = 100_000_000
+# exp(-x) stays a normal float64 for x below 700; past this ratio the kernel underflows and the log domain is needed.
+SAFE_EXPONENT = 500.0
+
+
+def squared_distances(x0: Points, x1: Points) -> np.ndarray:
+    """Matrix of squared Euclidean distances, (n, m) float64, between two batches."""
+    flat0 = x0.detach().flatten(1).double().cpu()
+    flat1 = x1.detach().flatten(1).double().cpu()
+    return torch.cdist(flat0, flat1, compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
+
+
+def exact_pairs(x0: Points, x1: Points) -> tuple[Tensor, Tensor]:
+    """Optimal assignment of a minibatch under the squared Euclidean cost (OT-CFM).
+
+    The plan between equal uniform weights is a permutation, used as one: no point is dropped or doubled, which has less
+    variance than drawing pairs from the plan with replacement. Raises ValueError when the sizes differ.
+    """
+    import ot
+
+    if len(x0) != len(x1):
+        raise ValueError(f"exact pairing needs batches of equal size, got {len(x0)} and {len(x1)}")
+    weights = np.full(len(x0), 1.0 / len(x0))
+    plan = ot.emd(weights, weights, squared_distances(x0, x1), numItermax=EXACT_ITERATIONS)
+    return torch.arange(len(x0)), torch.from_numpy(plan.argmax(axis=1))
+
+
+def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
+    """Sinkhorn plan, (n, m), of ``min <P, C> - reg H(P)`` with uniform marginals.
+
+    Raises ValueError when the regularisation is not positive, or so small that Sinkhorn's iterations do not reach the
+    marginals: a plan that silently falls back to uniform is how small-sigma SB-CFM results went wrong.
+    """
+    import ot
+
+    if not regularisation > 0:
+        raise ValueError(f"entropic regularisation must be positive, got {regularisation}")
+    a = np.full(cost.shape[0], 1.0 / cost.shape[0])
+    b = np.full(cost.shape[1], 1.0 / cost.shape[1])
+    # A constant shift of the cost leaves the plan unchanged and keeps the kernel in range.
+    shifted = cost - cost.min()
+    method = "sinkhorn" if shifted.max() < SAFE_EXPONENT * regularisation else "sinkhorn_log"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the marginals are checked below, on the plan itself
+        plan = ot.sinkhorn(a, b, shifted, regularisation, method=method, numItermax=2000, stopThr=1e-4)
+    worst = np.abs(plan.sum(axis=1) - a).sum()
+    if not worst < 0.05:  # also catches NaN
+        raise ValueError(f"Sinkhorn did not converge (marginal error {worst:.2g}) at regularisation {regularisation:g}; raise sigma")
+    return plan
+
+
+def entropic_pairs(x0: Points, x1: Points, regularisation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pairs from the entropic plan: every ``x0`` once, its partner drawn from its row of the plan (SB-CFM uses reg = 2 sigma^2)."""
+    plan = torch.from_numpy(entropic_plan(squared_distances(x0, x1), regularisation))
+    partners = torch.multinomial(plan / plan.sum(dim=1, keepdim=True), 1, generator=generator).squeeze(1)
+    return torch.arange(len(x0)), partners
+
+
+def gibbs_weights(x0: Points, x1: Points, epsilon: float) -> Tensor:
+    """Weights ``w = exp(-||x0 - x1|| / epsilon)`` of independent pairs, divided by their batch mean (W-CFM, 2507.22270).
+
+    The cost is the Euclidean norm, not its square. Without the division the raw weights are of the order of e^-12 on images and
+    vanish against Adam's epsilon; a constant factor does not change the minimiser. Returns (batch,).
+    """
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    exponent = -(x1 - x0).flatten(1).norm(dim=1) / epsilon
+    return torch.softmax(exponent, dim=0) * len(x0)
+
+
+def effective_sample_size(weights: Tensor) -> float:
+    """``(sum w)^2 / sum w^2``: how many equally weighted pairs the weighted batch is worth."""
+    return float(weights.sum().square() / weights.square().sum())

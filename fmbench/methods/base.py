@@ -1,0 +1,172 @@
+"""What every method is: something with a loss to train, that turns noise into data; if it is a velocity field, it can do more."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fmbench import nfe
+from fmbench.registry import create
+from fmbench.shapes import Labels, Points, Times, Velocity
+from fmbench.solvers.base import Solver, checked_grid, uniform_grid
+from fmbench.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training minibatch: ``x0`` and ``x1`` of shape (batch, *shape), labels of ``x1`` or None."""
+
+    x0: Points
+    x1: Points
+    labels: Labels | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(self.x0.to(device), self.x1.to(device), labels)
+
+
+BatchSource = Callable[[torch.Generator], Batch]
+"""Draws one minibatch; everything random comes from the generator, so that step ``k`` of a run is the same after a resume."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a sample may cost.
+
+    Attributes:
+        solver: registry name of the solver.
+        steps: steps on a uniform grid; ignored by adaptive solvers and when ``grid`` is given.
+        grid: explicit times from 0 to 1, for learned schedules.
+        guidance: classifier-free guidance scale, 1 for none; needs labels.
+        rtol, atol: tolerances of adaptive solvers.
+
+    Raises ValueError for steps < 1.
+    """
+
+    solver: str = "euler"
+    steps: int = 1
+    grid: tuple[float, ...] | None = None
+    guidance: float = 1.0
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
+
+    def make_solver(self) -> Solver:
+        """The solver, with its tolerances when it is adaptive. Raises UnknownName for an unknown solver."""
+        from fmbench.registry import SOLVERS
+
+        kind = SOLVERS.resolve(self.solver)
+        return kind(rtol=self.rtol, atol=self.atol) if kind.adaptive else kind()
+
+    def times(self) -> Tensor:
+        """The time grid, float64, from 0 to 1."""
+        return uniform_grid(self.steps) if self.grid is None else checked_grid(torch.tensor(self.grid))
+
+
+class Method(nn.Module, ABC):
+    """A generative method around a network.
+
+    Subclasses take the network first and their own parameters after it, typed and with defaults (they are the keys of a recipe's
+    ``[method]`` table), and implement :meth:`loss` and :meth:`sample`.
+
+    Attributes:
+        summary: one line for listings.
+        reference: the paper.
+        steps_allowed: the step counts this method can sample with, None for any.
+        gaussian_source_only: whether the method is only defined when the source is N(0, I).
+    """
+
+    summary: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    steps_allowed: tuple[int, ...] | None = None
+    gaussian_source_only: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @classmethod
+    def build_net(cls, task: Task, net: dict, conditional: bool) -> nn.Module:
+        """The network for a task from a recipe's ``[net]`` table. Methods without a trained network override this."""
+        arguments = {k: v for k, v in net.items() if k != "name"}
+        classes = task.num_classes if conditional else 0
+        return create("nets", net["name"], shape=task.shape, num_classes=classes, **arguments)
+
+    def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:  # noqa: ARG002
+        """Where minibatches come from: fresh source points and training data, independently paired."""
+
+        def source(generator: torch.Generator) -> Batch:
+            x0 = task.source.sample(batch_size, generator)
+            if task.num_classes:
+                return Batch(x0, *task.target.sample_labelled(batch_size, generator))  # type: ignore[attr-defined]
+            return Batch(x0, task.target.sample(batch_size, generator))
+
+        return source
+
+    def initialise(self, teacher: Method) -> None:
+        """Start from a teacher's weights; called once before training when the recipe names a teacher."""
+        self.net.load_state_dict(teacher.net.state_dict())
+
+    def diagnostics(self, task: Task) -> dict[str, float]:  # noqa: ARG002
+        """Figures about the trained method for its model card; none by default."""
+        return {}
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Scalar training loss of one minibatch."""
+
+    @abstractmethod
+    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+        """Turn source points into data points, both (batch, *shape)."""
+
+
+class VelocityMethod(Method):
+    """A method whose network is the velocity field of an ODE from source to data."""
+
+    label_dropout: float = 0.0
+
+    def velocity(self, x: Points, t: Times, labels: Labels | None = None, guidance: float = 1.0) -> Points:
+        """v(x, t), (batch, *shape); with ``guidance`` w != 1 it is ``v(x|none) + w (v(x|label) - v(x|none))`` (2207.12598)."""
+        if labels is None:
+            return self.net(x, t)
+        conditional = self.net(x, t, labels)
+        if guidance == 1.0:
+            return conditional
+        with nfe.as_guidance():
+            unconditional = self.net(x, t)
+        return unconditional + guidance * (conditional - unconditional)
+
+    def field(self, labels: Labels | None = None, guidance: float = 1.0) -> Velocity:
+        """The velocity as a function of (x, t) only."""
+        return lambda x, t: self.velocity(x, t, labels, guidance)
+
+    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+        """Integrate the velocity from t = 0 to t = 1. Raises ValueError for guidance without labels."""
+        if budget.guidance != 1.0 and labels is None:
+            raise ValueError(f"guidance {budget.guidance} needs a class-conditional entry; this one takes no labels")
+        return budget.make_solver().solve(self.field(labels, budget.guidance), noise, budget.times())
+
+    def predict(self, x: Points, t: Times, batch: Batch, generator: torch.Generator) -> Points:
+        """The network's velocity in training, labels dropped with probability ``label_dropout`` for guidance later."""
+        if batch.labels is None or not getattr(self.net, "num_classes", 0):
+            return self.net(x, t)
+        labels = batch.labels
+        if self.label_dropout > 0:
+            dropped = torch.rand(len(labels), generator=generator) < self.label_dropout
+            labels = labels.masked_fill(dropped.to(labels.device), self.net.num_classes)  # type: ignore[arg-type]
+        return self.net(x, t, labels)
+
+
+def uniform_times(batch: Batch, generator: torch.Generator) -> Times:
+    """One time per sample, uniform on [0, 1], drawn on the CPU."""
+    return torch.rand(len(batch.x0), generator=generator).to(batch.x0.device)

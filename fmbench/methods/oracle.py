@@ -1,0 +1,32 @@
+"""The exact marginal velocity, known in closed form when source and target are Gaussian mixtures; nothing is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fmbench.methods.base import Batch, VelocityMethod
+from fmbench.tasks.base import Task
+from fmbench.tasks.mixture import MixtureVelocity
+
+
+class Oracle(VelocityMethod):
+    """What CFM with independent pairs and sigma = 0 would learn from infinite data with an unlimited network.
+
+    On a finite data set (digits) the target is the empirical distribution: the oracle reproduces training images. It bounds the
+    distances from below and shows what memorisation scores.
+    """
+
+    summary = "closed-form marginal velocity of the independent coupling"
+    reference = "arXiv:2210.02747, theorem 1"
+
+    @classmethod
+    def build_net(cls, task: Task, net: dict, conditional: bool) -> nn.Module:  # noqa: ARG003
+        """The closed form as a module. Raises ValueError when the task has none."""
+        if task.source_mixture is None or task.target_mixture is None:
+            raise ValueError(f"task {task.name!r} has no closed-form velocity, so it has no oracle")
+        return MixtureVelocity(task.source_mixture, task.target_mixture)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Raises ValueError: there is nothing to train."""
+        raise ValueError("the oracle is a closed form and is not trained; use it with `fmbench run`")

@@ -1,0 +1,77 @@
+"""Rectified flow and reflow: Liu, Gong, Liu, ICLR 2023, 2209.03003."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fmbench.methods.base import Batch, BatchSource, Budget, Method, VelocityMethod
+from fmbench.methods.cfm import CFM
+from fmbench.noise import BLOCK, generator
+from fmbench.tasks.base import Task
+
+PAIR_SEED = 2209
+"""Key of the generator of reflow's source points: never a noise stream of an evaluation."""
+
+
+class RectifiedFlow(CFM):
+    """1-rectified flow: CFM with sigma = 0 (its published code draws t from [1e-3, 1]; here t is uniform on [0, 1])."""
+
+    summary = "1-rectified flow: straight paths between independent pairs"
+    reference = "arXiv:2209.03003"
+
+    def __init__(self, net: nn.Module, label_dropout: float = 0.1) -> None:
+        super().__init__(net, 0.0, label_dropout)
+
+
+def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget) -> tuple[torch.Tensor, torch.Tensor]:
+    """``count`` aligned pairs (Z0, Z1 = ODE(Z0)) of a trained velocity model, in whole noise blocks.
+
+    Raises ValueError when the recipe named no teacher, or one that has no velocity field.
+    """
+    if not isinstance(teacher, VelocityMethod):
+        what = "no teacher" if teacher is None else f"a {type(teacher).__name__}, which has no velocity field"
+        raise ValueError(f'reflow and distillation need a velocity model as teacher, got {what}; set teacher = "task/entry"')
+    device = next(teacher.parameters()).device
+    starts, stops = [], []
+    with torch.no_grad():
+        for block in range(-(-count // BLOCK)):
+            noise = task.source.sample(BLOCK, generator(PAIR_SEED, block))
+            starts.append(noise)
+            stops.append(teacher.sample(noise.to(device), budget).cpu())
+    return torch.cat(starts)[:count], torch.cat(stops)[:count]
+
+
+def pair_batches(
+    task: Task, teacher: Method | None, count: int, budget: Budget, batch_size: int
+) -> BatchSource:
+    """Minibatches drawn with replacement from :func:`teacher_pairs`; noise and sample stay aligned."""
+    z0, z1 = teacher_pairs(task, teacher, count, budget)
+
+    def source(generator: torch.Generator) -> Batch:
+        index = torch.randint(count, (batch_size,), generator=generator)
+        return Batch(z0[index], z1[index])
+
+    return source
+
+
+class Reflow(RectifiedFlow):
+    """k-rectified flow: the same loss on the pairs (Z0, Z1) that the (k-1)-rectified teacher generates, started from its weights.
+
+    Args:
+        net: velocity network.
+        pairs: number of pairs generated once, before training.
+        rtol, atol: tolerance of dopri5 for the pairs; loose pairs bend the flow again.
+    """
+
+    summary = "k-rectified flow: straight paths between the pairs of a teacher flow"
+    needs_teacher = True
+
+    def __init__(self, net: nn.Module, pairs: int = 65_536, rtol: float = 1e-5, atol: float = 1e-5) -> None:
+        super().__init__(net, label_dropout=0.0)
+        self.pairs = pairs
+        self.budget = Budget("dopri5", rtol=rtol, atol=atol)
+
+    def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
+        """See :func:`pair_batches`."""
+        return pair_batches(task, teacher, self.pairs, self.budget, batch_size)

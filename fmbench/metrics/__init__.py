@@ -1,0 +1,1 @@
+"""Metrics: one per file, pure functions on samples, features or trajectories, each with a ``measure(context)`` for the harness."""

@@ -1,0 +1,41 @@
+"""A small convolutional classifier whose penultimate layer gives features."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fmbench.shapes import Labels, Points, Times
+
+
+class CNN(nn.Module):
+    """Two 3x3 convolutions, pooling, one more, a linear layer of ``features`` units and a linear classifier.
+
+    Args:
+        shape: (channels, height, width).
+        num_classes: classes.
+        channels: width of the first convolutions (doubled below).
+        features: size of the penultimate layer.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], num_classes: int, channels: int = 32, features: int = 64
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        area = (shape[1] // 2) * (shape[2] // 2)
+        self.body = nn.Sequential(
+            nn.Conv2d(shape[0], channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(channels, 2 * channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(2 * channels * area, features),
+        )
+        self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, num_classes))
+
+    def forward(self, x: Points, t: Times | None = None, labels: Labels | None = None) -> Tensor:  # noqa: ARG002
+        """Class logits, (batch, num_classes); time and labels are ignored."""
+        return self.head(self.body(x))

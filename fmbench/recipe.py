@@ -1,0 +1,226 @@
+"""A recipe: everything that determines an entry's weights, as frozen dataclasses and as TOML. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmbench.files import fingerprint, write_atomic
+from fmbench.registry import nearest
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training budget.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: samples per step; ``steps * batch_size`` is the number of training samples seen.
+        lr: peak learning rate of AdamW, after ``warmup`` steps; cosine decay to 0 unless ``schedule`` is "constant".
+        weight_decay: decoupled weight decay.
+        clip: gradient norm limit, 0 for none.
+        ema: decay of the exponential moving average of the weights that is saved.
+        seed: key of every random number in the run.
+        storage: dtype of the saved weights, float32 or float16.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 256
+    lr: float = 1e-3
+    warmup: int = 0
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    ema: float = 0.999
+    seed: int = 0
+    storage: str = "float32"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weight file of a trained entry, pinned."""
+
+    file: str
+    sha256: str
+    bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make an entry; with ``weights`` and ``made`` once it has been made.
+
+    Attributes:
+        task: task name.
+        method: table with ``name`` and the parameters of the method.
+        net: table with ``name`` and the parameters of the network; empty for closed forms.
+        train: training budget.
+        teacher: ``task/entry`` of the model that reflow and distillation start from.
+        division: ``closed`` (the task's fixed network and budget), ``open``, or ``tool`` (feature extractors: never ranked).
+        conditional: whether the network takes class labels.
+        made: provenance written by the trainer.
+    """
+
+    task: str
+    method: Mapping[str, Any]
+    net: Mapping[str, Any] = field(default_factory=dict)
+    train: Training = field(default_factory=Training)
+    teacher: str | None = None
+    division: str = "closed"
+    conditional: bool = False
+    license: str = "apache-2.0"
+    schema: int = SCHEMA
+    weights: Weights | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> str:
+        """Hash of what determines the weights: everything but ``weights``, ``made`` and the licence."""
+        content = dataclasses.asdict(self)
+        for key in ("weights", "made", "license"):
+            content.pop(key)
+        return fingerprint(content)
+
+    def to_toml(self) -> str:
+        """The TOML text; tuples become arrays, absent values are left out."""
+        import tomli_w
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {k: plain(v) for k, v in value.items() if v is not None and v != {}}
+            return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+        return tomli_w.dumps(plain(dataclasses.asdict(self)))
+
+    def save(self, path: Path) -> None:
+        """Write the TOML file atomically."""
+        write_atomic(path, self.to_toml())
+
+
+def matches(value: Any, hint: Any) -> bool:
+    """Whether a TOML value fits a type hint (int counts as float, arrays as tuples; bool never counts as a number)."""
+    if hint is Any or hint is inspect.Parameter.empty:
+        return True
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(matches(value, option) for option in typing.get_args(hint))
+    if hint is type(None):
+        return value is None
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(matches(v, typing.get_args(hint)[0]) for v in value)
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def check_table(table: Mapping[str, Any], allowed: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError naming the file and table, the offending key, and what is allowed."""
+    for key, value in table.items():
+        if key not in allowed:
+            raise ValueError(f"{where}: {nearest('key', key, allowed)}; allowed: {', '.join(sorted(allowed))}")
+        if not matches(value, allowed[key]):
+            hint = allowed[key]
+            expected = getattr(hint, "__name__", None) if typing.get_origin(hint) is None else str(hint)
+            raise ValueError(f"{where}: {key} must be {expected or hint}, got {value!r} ({type(value).__name__})")
+
+
+def parameters_of(kind: type, skip: tuple[str, ...]) -> dict[str, Any]:
+    """Keyword parameters of a class with their type hints."""
+    hints = typing.get_type_hints(kind.__init__)
+    names = [n for n in inspect.signature(kind).parameters if n not in skip]
+    return {name: hints.get(name, Any) for name in names}
+
+
+def _from_table(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{where}: expected a table, got {table!r}")
+    hints = typing.get_type_hints(kind)
+    check_table(table, hints, where)
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    return kind(**table)
+
+
+def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Build a recipe from parsed TOML. Raises ValueError naming file, key and what is allowed."""
+    content = dict(content)
+    content["train"] = _from_table(Training, content.get("train", {}), f"{where} [train]")
+    if "weights" in content:
+        content["weights"] = _from_table(Weights, content["weights"], f"{where} [weights]")
+    recipe = _from_table(Recipe, content, where)
+    for table in ("method", "net"):
+        given = getattr(recipe, table)
+        if (table == "method" or given) and not isinstance(given.get("name"), str):
+            raise ValueError(f"{where} [{table}]: missing name")
+    choices = {"division": ("closed", "open", "tool")}
+    _check_choice(recipe.division, choices["division"], f"{where}: division")
+    _check_choice(recipe.train.storage, ("float32", "float16"), f"{where} [train]: storage")
+    _check_choice(recipe.train.schedule, ("cosine", "constant"), f"{where} [train]: schedule")
+    for name in ("steps", "batch_size"):
+        if getattr(recipe.train, name) < 1:
+            raise ValueError(f"{where} [train]: {name} must be at least 1, got {getattr(recipe.train, name)}")
+    if recipe.schema != SCHEMA:
+        raise ValueError(f"{where}: schema {recipe.schema} is not supported by this version, which reads {SCHEMA}")
+    return recipe
+
+
+def _check_choice(value: str, allowed: tuple[str, ...], where: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{where} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def read(path: Path) -> Recipe:
+    """Read ``recipe.toml``. Raises FileNotFoundError or ValueError in one line."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no recipe at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    return parse(content, str(path))
+
+
+def closed(task: Any, method: str, parameters: Mapping[str, Any] | None = None, **fields: Any) -> Recipe:
+    """The closed-division recipe of a method on a :class:`~fmbench.tasks.base.Task`: the task's own network and budget.
+
+    ``parameters`` go to the method; ``fields`` are other fields of the recipe (teacher, conditional).
+    """
+    table = {"name": method, **(parameters or {})}
+    content = {"task": task.name, "method": table, "net": dict(task.net), "train": dict(task.train), **fields}
+    return parse(content, f"closed recipe of {method} on {task.name}")
+
+
+def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """Apply ``{"train.steps": 10, "method.sigma": 0.1, "teacher": "..."}``; network or budget changes leave the closed division."""
+    content = dataclasses.asdict(recipe)
+    content = {k: v for k, v in content.items() if v is not None}
+    content.pop("weights", None)
+    content["made"] = {}
+    for dotted, value in settings.items():
+        table = content
+        *parents, key = dotted.split(".")
+        for parent in parents:
+            if not isinstance(table.get(parent), dict):
+                raise ValueError(f"unknown recipe table {parent!r} in {dotted!r}; allowed: method, net, train")
+            table = table[parent]
+        table[key] = value
+        if parents and parents[0] in ("net", "train") and recipe.division == "closed" and dotted != "train.seed":
+            content["division"] = "open"
+    return parse(content, "recipe with overrides")

@@ -1,0 +1,118 @@
+"""Lazy registry: names to ``module:attribute``, resolved on first use, so that listing imports nothing heavy.
+
+Outsiders add methods without touching fmbench through the entry-point group ``fmbench.methods`` (and ``.nets``, ``.tasks``, ...).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+
+class UnknownName(ValueError):
+    """A name that is not registered; the message lists the nearest ones."""
+
+
+def nearest(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line: the unknown name, the nearest known ones, and where to list them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+    return f"unknown {kind} {name!r}; nearest: {', '.join(close) or 'none'}"
+
+
+class Registry:
+    """A table of names of one kind. Plug-ins are read from entry points the first time an unknown name is met or all are listed."""
+
+    def __init__(self, kind: str, table: dict[str, str]) -> None:
+        self.kind = kind
+        self.table = table
+
+    @cache  # noqa: B019 - registries live as long as the process
+    def all(self) -> dict[str, str]:
+        """Built-in names first, then plug-ins; a plug-in cannot replace a built-in."""
+        plugins = {point.name: point.value for point in entry_points(group=f"fmbench.{self.kind}s")}
+        return {**plugins, **self.table}
+
+    def resolve(self, name: str) -> Any:
+        """The registered object. Raises UnknownName."""
+        target = self.table.get(name) or self.all().get(name)
+        if target is None:
+            raise UnknownName(nearest(self.kind, name, self.all()))
+        module, _, attribute = target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+METHODS = Registry(
+    "method",
+    {
+        "cfm": "fmbench.methods.cfm:CFM",
+        "fm": "fmbench.methods.fm:FM",
+        "ot-cfm": "fmbench.methods.ot_cfm:OTCFM",
+        "sb-cfm": "fmbench.methods.sb_cfm:SBCFM",
+        "w-cfm": "fmbench.methods.w_cfm:WCFM",
+        "rectified-flow": "fmbench.methods.rectified_flow:RectifiedFlow",
+        "reflow": "fmbench.methods.rectified_flow:Reflow",
+        "distill": "fmbench.methods.distill:Distill",
+        "oracle": "fmbench.methods.oracle:Oracle",
+        "classifier": "fmbench.methods.classifier:Classifier",
+    },
+)
+NETS = Registry(
+    "net",
+    {
+        "mlp": "fmbench.nets.mlp:MLP",
+        "unet": "fmbench.nets.unet:UNet",
+        "cnn": "fmbench.nets.cnn:CNN",
+    },
+)
+SOLVERS = Registry(
+    "solver",
+    {
+        "euler": "fmbench.solvers.euler:Euler",
+        "midpoint": "fmbench.solvers.midpoint:Midpoint",
+        "heun": "fmbench.solvers.heun:Heun",
+        "rk4": "fmbench.solvers.rk4:RK4",
+        "dopri5": "fmbench.solvers.dopri5:Dopri5",
+    },
+)
+TASKS = Registry(
+    "task",
+    {
+        "gaussian-8gaussians": "fmbench.tasks.toys:gaussian_8gaussians",
+        "gaussian-moons": "fmbench.tasks.toys:gaussian_moons",
+        "gaussian-scurve": "fmbench.tasks.toys:gaussian_scurve",
+        "gaussian-checkerboard": "fmbench.tasks.toys:gaussian_checkerboard",
+        "8gaussians-moons": "fmbench.tasks.toys:eight_gaussians_moons",
+        "moons-8gaussians": "fmbench.tasks.toys:moons_8gaussians",
+        "mixture-2d": "fmbench.tasks.products:mixture_2d",
+        "mixture-16d": "fmbench.tasks.products:mixture_16d",
+        "mixture-64d": "fmbench.tasks.products:mixture_64d",
+        "digits": "fmbench.tasks.digits:digits",
+    },
+)
+METRICS = Registry(
+    "metric",
+    {
+        "wasserstein2": "fmbench.metrics.wasserstein:measure",
+        "sliced_wasserstein2": "fmbench.metrics.sliced:measure",
+        "frechet_distance": "fmbench.metrics.frechet:measure",
+        "kernel_distance": "fmbench.metrics.kernel:measure",
+        "truncation_gap": "fmbench.metrics.truncation:measure",
+        "straightness": "fmbench.metrics.flow:straightness",
+        "path_energy": "fmbench.metrics.flow:path_energy",
+        "normalized_path_energy": "fmbench.metrics.flow:normalized_path_energy",
+        "transport_cost": "fmbench.metrics.flow:transport_cost",
+        "curvature": "fmbench.metrics.flow:curvature",
+    },
+)
+REGISTRIES = {"methods": METHODS, "nets": NETS, "solvers": SOLVERS, "tasks": TASKS}
+
+
+def create(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
+    """Resolve a name of ``kind`` (a key of :data:`REGISTRIES`) and call it."""
+    factory: Callable[..., Any] = REGISTRIES[kind].resolve(name)
+    return factory(*args, **kwargs)

@@ -1,0 +1,1 @@
+"""ODE solvers: one per file, stepping shared in :mod:`fmbench.solvers.base`."""

@@ -1,0 +1,91 @@
+"""What a task is: a source, a target, and the fixed budget of its closed division."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from fmbench.shapes import Labels, Points
+from fmbench.tasks.mixture import GaussianMixture
+
+
+class Distribution(Protocol):
+    """Something to draw points from."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Points:
+        """``n`` independent points, (n, *shape) float32."""
+        ...
+
+
+class LabelledDistribution(Distribution, Protocol):
+    """A distribution over points that carry a class."""
+
+    def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Points, Labels]:
+        """``n`` independent points with their class indices."""
+        ...
+
+    def points(self) -> tuple[Points, Labels]:
+        """All points when the distribution is a finite data set."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One transport problem.
+
+    Attributes:
+        name: registry name.
+        version: raised whenever the geometry or the data changes; part of every result.
+        summary: one line for listings.
+        kind: ``vector`` or ``image``; decides which metrics apply.
+        shape: shape of one sample.
+        source: where trajectories start (t = 0).
+        target: training distribution (t = 1).
+        heldout: fresh real samples for the ``data`` row; the target itself when it can be sampled without end.
+        net, train: network and training budget of the closed division, in the form a recipe has them.
+        num_classes: classes of the labels, 0 when there are none.
+        source_mixture, target_mixture: the same distributions as Gaussian mixtures where that is exact, for the oracle.
+        w2_squared: squared 2-Wasserstein distance between source and target with its half-width (0 when exact), if known.
+        extractor: name of the feature extractor for Frechet and kernel distances, image tasks only.
+    """
+
+    name: str
+    version: int
+    summary: str
+    kind: str
+    shape: tuple[int, ...]
+    source: Distribution
+    target: Distribution
+    heldout: Distribution
+    net: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int = 0
+    source_mixture: GaussianMixture | None = None
+    target_mixture: GaussianMixture | None = None
+    w2_squared: tuple[float, float] | None = None
+    extractor: str | None = None
+    gaussian_source: bool = True
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions of one sample."""
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def finite(self) -> bool:
+        """Whether the target is a finite data set (images) rather than a distribution sampled without end."""
+        return hasattr(self.target, "points")
+
+
+class StandardNormal:
+    """N(0, I) of a given sample shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def sample(self, n: int, generator: torch.Generator) -> Points:
+        """See :class:`Distribution`."""
+        return torch.randn((n, *self.shape), generator=generator)
