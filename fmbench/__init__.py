@@ -19,8 +19,8 @@ _LAZY = {
     "load": "fmbench.model",
     "wrap": "fmbench.model",
     "Model": "fmbench.model",
-    "evaluate": "fmbench.evaluate",
-    "train": "fmbench.train",
+    "evaluate": "fmbench.runner",
+    "train": "fmbench.training",
     "check_method": "fmbench.testing",
     "list_entries": "fmbench.catalogue",
     "list_methods": "fmbench.catalogue",
@@ -30,22 +30,37 @@ _LAZY = {
     "Result": "fmbench.result",
 }
 
-__all__ = ["__version__", *_LAZY]  # noqa: PLE0604
+__all__ = [
+    "Model",
+    "Result",
+    "__version__",
+    "check_method",
+    "evaluate",
+    "list_benchmarks",
+    "list_entries",
+    "list_methods",
+    "list_metrics",
+    "list_tasks",
+    "load",
+    "train",
+    "wrap",
+]
 
 if TYPE_CHECKING:
     from fmbench.catalogue import list_benchmarks, list_entries, list_methods, list_metrics, list_tasks
-    from fmbench.evaluate import evaluate
     from fmbench.model import Model, load, wrap
     from fmbench.result import Result
+    from fmbench.runner import evaluate
     from fmbench.testing import check_method
-    from fmbench.train import train
+    from fmbench.training import train
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'fmbench' has no attribute {name!r}")
+    # No module shares a name with one of these: importing it would shadow the function.
     value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value  # `fmbench.train` is the function even once the module of that name is loaded
+    globals()[name] = value
     return value
 
 

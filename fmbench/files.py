@@ -50,4 +50,6 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise PermissionError(f"cannot write in {folder}: {error.strerror}; choose another folder with --out") from error
+        raise PermissionError(
+            f"cannot write in {folder}: {error.strerror}; choose another folder with --out"
+        ) from error

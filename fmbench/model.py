@@ -158,8 +158,14 @@ def method_class(spec: str) -> type[Method]:
     module_spec.loader.exec_module(module)
     kind = getattr(module, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, Method)):
-        found = [n for n, k in vars(module).items() if inspect.isclass(k) and issubclass(k, Method) and k.__module__ == module.__name__]
-        raise ValueError(f"{path} has no class {name} derived from fmbench.methods.Method; it has: {', '.join(found) or 'none'}")
+        found = [
+            n
+            for n, k in vars(module).items()
+            if inspect.isclass(k) and issubclass(k, Method) and k.__module__ == module.__name__
+        ]
+        raise ValueError(
+            f"{path} has no class {name} derived from fmbench.methods.Method; it has: {', '.join(found) or 'none'}"
+        )
     return kind
 
 
@@ -169,7 +175,9 @@ def _load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
     recipe = entry.recipe
     if kind is None:
         if ".py:" in recipe.method["name"]:
-            raise ValueError(f"{entry.name} runs code from {recipe.method['name']}; say so with -m {recipe.method['name']}")
+            raise ValueError(
+                f"{entry.name} runs code from {recipe.method['name']}; say so with -m {recipe.method['name']}"
+            )
         kind = METHODS.resolve(recipe.method["name"])
     task = TASKS.resolve(recipe.task)()
     method = build(recipe, task, kind, str(entry.folder / "recipe.toml"))
@@ -204,7 +212,9 @@ def _load_file(spec: str, task: str | None, device: str) -> Model:
 
     method = build(closed(definition, spec), definition, kind, spec)
     if any(True for _ in method.parameters()):
-        raise FileNotFoundError(f"{spec} has no weights for {task}; make them with `fmbench train --method {spec} --task {task}`")
+        raise FileNotFoundError(
+            f"{spec} has no weights for {task}; make them with `fmbench train --method {spec} --task {task}`"
+        )
     return Model(f"{task}/{entry_name}", definition, method.eval().to(device), None, {"code_sha256": code_hash(kind)})
 
 
@@ -222,7 +232,7 @@ def load(spec: str, *, task: str | None = None, device: str = "cpu") -> Model:
 class _Wrapped(VelocityMethod):
     """A foreign velocity field."""
 
-    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
         raise ValueError("a wrapped module is already trained")
 
 
@@ -233,7 +243,7 @@ class _Adapter(nn.Module):
         super().__init__()
         self.module, self.call = module, call
 
-    def forward(self, x: Points, t: Times, labels: Labels | None = None) -> Points:  # noqa: ARG002
+    def forward(self, x: Points, t: Times, labels: Labels | None = None) -> Points:
         return self.call(self.module, x, t)
 
 

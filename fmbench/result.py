@@ -74,12 +74,13 @@ class Result:
 
     Attributes:
         benchmark: ``name``, ``version``, ``sha256`` of the protocol.
-        task: ``name``, ``version``.
+        task: ``name``, ``version``, ``kind``.
         model: ``name``, ``method``, ``division``, ``weights_sha256``, ``code_sha256``, ``parameters``, ``license``, ``conditional``.
         rows: one per sampler, in the protocol's order.
         flow: estimates on the shared reference solve (straightness, path energy, ...), independent of the sampler.
         ranked: False for ``--limit`` runs and models that are not to be ranked.
         seeds: evaluation seeds.
+        samples_per_seed: samples per evaluation seed (the data anchor of a finite set has all its points once instead).
         environment: versions, device, threads, git commit.
         status: a rung of :data:`STATUSES`.
     """
@@ -91,6 +92,7 @@ class Result:
     flow: Mapping[str, Estimate]
     ranked: bool
     seeds: tuple[int, ...]
+    samples_per_seed: int
     environment: Mapping[str, Any]
     status: str = "rerun"
     peak_memory_bytes: int | None = None
@@ -127,7 +129,7 @@ def read(path: Path) -> Result:
         rows = tuple(Row(**{**row, "metrics": _estimates(row["metrics"])}) for row in content.pop("rows"))
         flow = _estimates(content.pop("flow"))
         return Result(**{**content, "rows": rows, "flow": flow, "seeds": tuple(content["seeds"])})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a result file: {error}") from None
 
 

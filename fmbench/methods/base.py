@@ -102,7 +102,7 @@ class Method(nn.Module, ABC):
         classes = task.num_classes if conditional else 0
         return create("nets", net["name"], shape=task.shape, num_classes=classes, **arguments)
 
-    def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:  # noqa: ARG002
+    def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
         """Where minibatches come from: fresh source points and training data, independently paired."""
 
         def source(generator: torch.Generator) -> Batch:
@@ -117,7 +117,7 @@ class Method(nn.Module, ABC):
         """Start from a teacher's weights; called once before training when the recipe names a teacher."""
         self.net.load_state_dict(teacher.net.state_dict())
 
-    def diagnostics(self, task: Task) -> dict[str, float]:  # noqa: ARG002
+    def diagnostics(self, task: Task) -> dict[str, float]:
         """Figures about the trained method for its model card; none by default."""
         return {}
 

@@ -31,11 +31,11 @@ class CFM(VelocityMethod):
         self.path = LinearPath(sigma)
         self.label_dropout = label_dropout
 
-    def pair(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
+    def pair(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Re-pair the minibatch; independent coupling leaves it as drawn."""
         return batch
 
-    def weights(self, batch: Batch) -> Tensor | None:  # noqa: ARG002
+    def weights(self, batch: Batch) -> Tensor | None:
         """Weights of the pairs, (batch,) with mean 1, or None for equal ones."""
         return None
 

@@ -51,6 +51,6 @@ class Classifier(Method):
         """Penultimate activations, (batch, features)."""
         return self.net.body(x)  # type: ignore[operator]
 
-    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:  # noqa: ARG002
+    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
         """Raises ValueError: a classifier does not generate."""
         raise ValueError("a classifier generates no samples; it is a feature extractor")

@@ -34,12 +34,14 @@ class Distill(Method):
     def _map(self, z: Points) -> Points:
         return z + self.net(z, torch.zeros(len(z), device=z.device))
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Mean squared error per dimension."""
         return squared_norm(self._map(batch.x0) - batch.x1).mean() / batch.x1[0].numel()
 
-    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:  # noqa: ARG002
+    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
         """One evaluation. Raises ValueError for any other number of steps."""
         if budget.solver != "euler" or budget.steps != 1:
-            raise ValueError(f"a one-step map samples with solver euler, steps 1; got {budget.solver}, steps {budget.steps}")
+            raise ValueError(
+                f"a one-step map samples with solver euler, steps 1; got {budget.solver}, steps {budget.steps}"
+            )
         return self._map(noise)

@@ -27,6 +27,6 @@ class Oracle(VelocityMethod):
             raise ValueError(f"task {task.name!r} has no closed-form velocity, so it has no oracle")
         return MixtureVelocity(task.source_mixture, task.target_mixture)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Raises ValueError: there is nothing to train."""
         raise ValueError("the oracle is a closed form and is not trained; use it with `fmbench run`")

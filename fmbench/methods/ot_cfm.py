@@ -19,7 +19,7 @@ class OTCFM(CFM):
     summary = "flow matching, pairs from minibatch optimal transport"
     reference = "arXiv:2302.00482"
 
-    def pair(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
+    def pair(self, batch: Batch, generator: torch.Generator) -> Batch:
         """See the class."""
         i, j = exact_pairs(batch.x0, batch.x1)
         return Batch(batch.x0[i], batch.x1[j], None if batch.labels is None else batch.labels[j])

@@ -31,7 +31,9 @@ def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget
     """
     if not isinstance(teacher, VelocityMethod):
         what = "no teacher" if teacher is None else f"a {type(teacher).__name__}, which has no velocity field"
-        raise ValueError(f'reflow and distillation need a velocity model as teacher, got {what}; set teacher = "task/entry"')
+        raise ValueError(
+            f'reflow and distillation need a velocity model as teacher, got {what}; set teacher = "task/entry"'
+        )
     device = next(teacher.parameters()).device
     starts, stops = [], []
     with torch.no_grad():
@@ -42,9 +44,7 @@ def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget
     return torch.cat(starts)[:count], torch.cat(stops)[:count]
 
 
-def pair_batches(
-    task: Task, teacher: Method | None, count: int, budget: Budget, batch_size: int
-) -> BatchSource:
+def pair_batches(task: Task, teacher: Method | None, count: int, budget: Budget, batch_size: int) -> BatchSource:
     """Minibatches drawn with replacement from :func:`teacher_pairs`; noise and sample stay aligned."""
     z0, z1 = teacher_pairs(task, teacher, count, budget)
 

@@ -51,7 +51,11 @@ class SampleContext:
     @property
     def details(self) -> dict[str, Any]:
         """What pins a feature metric: extractor and reference."""
-        return {"extractor": self.extractor, "reference_sha256": self.reference_sha256, "reference_n": len(self.reference)}
+        return {
+            "extractor": self.extractor,
+            "reference_sha256": self.reference_sha256,
+            "reference_n": len(self.reference),
+        }
 
 
 def checked_samples(x: np.ndarray, y: np.ndarray | None = None, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +73,9 @@ def checked_samples(x: np.ndarray, y: np.ndarray | None = None, least: int = 1) 
         bad = ~np.isfinite(array)
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            raise ValueError(f"{name} has {int(bad.sum())} NaN or infinite values, the first at row {row}, column {column}")
+            raise ValueError(
+                f"{name} has {int(bad.sum())} NaN or infinite values, the first at row {row}, column {column}"
+            )
         arrays.append(array)
     if arrays[0].shape[1] != arrays[1].shape[1]:
         raise ValueError(f"x and y must have the same dimension, got {arrays[0].shape[1]} and {arrays[1].shape[1]}")
@@ -85,7 +91,9 @@ def mean_estimate(values: np.ndarray, **details: Any) -> Estimate:
     return Estimate(mean, ci, len(values), details=details)
 
 
-def jackknife_estimate(statistic: Callable[[np.ndarray], float], n: int, groups: int = GROUPS, **details: Any) -> Estimate:
+def jackknife_estimate(
+    statistic: Callable[[np.ndarray], float], n: int, groups: int = GROUPS, **details: Any
+) -> Estimate:
     """Value on all ``n`` samples with a delete-a-group jackknife interval.
 
     ``statistic`` gets the indices of the samples to use. Groups are interleaved, so that they are exchangeable whatever the order.

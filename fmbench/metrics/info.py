@@ -34,31 +34,81 @@ MEAN = "normal, from the spread over trajectories"
 
 METRICS: dict[str, MetricInfo] = {
     "wasserstein2": MetricInfo(
-        "W2", "length", "lower", "samples", ("vector",), SEEDS, "Exact 2-Wasserstein distance to fresh target samples, root taken."
+        "W2",
+        "length",
+        "lower",
+        "samples",
+        ("vector",),
+        SEEDS,
+        "Exact 2-Wasserstein distance to fresh target samples, root taken.",
     ),
     "sliced_wasserstein2": MetricInfo(
-        "SW2", "length", "lower", "samples", BOTH, SEEDS, "2-Wasserstein distance averaged over 1-D projections, root taken."
+        "SW2",
+        "length",
+        "lower",
+        "samples",
+        BOTH,
+        SEEDS,
+        "2-Wasserstein distance averaged over 1-D projections, root taken.",
     ),
     "frechet_distance": MetricInfo(
-        "FD", "feature^2", "lower", "samples", ("image",), SEEDS, "Frechet distance between Gaussians fitted to classifier features."
+        "FD",
+        "feature^2",
+        "lower",
+        "samples",
+        ("image",),
+        SEEDS,
+        "Frechet distance between Gaussians fitted to classifier features.",
     ),
     "kernel_distance": MetricInfo(
-        "KD", "", "lower", "samples", ("image",), SEEDS, "Unbiased squared MMD with the cubic kernel on classifier features (KID)."
+        "KD",
+        "",
+        "lower",
+        "samples",
+        ("image",),
+        SEEDS,
+        "Unbiased squared MMD with the cubic kernel on classifier features (KID).",
     ),
     "truncation_gap": MetricInfo(
-        "gap", "length", "lower", "samples", BOTH, MEAN, "RMS distance per dimension to the reference solution from the same noise."
+        "gap",
+        "length",
+        "lower",
+        "samples",
+        BOTH,
+        MEAN,
+        "RMS distance per dimension to the reference solution from the same noise.",
     ),
     "straightness": MetricInfo(
-        "S", "length^2", "lower", "flow", BOTH, MEAN, "Mean squared deviation of the velocity from the chord; 0 for straight paths."
+        "S",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        MEAN,
+        "Mean squared deviation of the velocity from the chord; 0 for straight paths.",
     ),
-    "path_energy": MetricInfo("PE", "length^2", "lower", "flow", BOTH, MEAN, "Integral of the mean squared speed; equals S + cost."),
+    "path_energy": MetricInfo(
+        "PE", "length^2", "lower", "flow", BOTH, MEAN, "Integral of the mean squared speed; equals S + cost."
+    ),
     "normalized_path_energy": MetricInfo(
         "NPE", "", "lower", "flow", ("vector",), MEAN, "|PE - W2^2| / W2^2 of the task; 0 for optimal transport."
     ),
     "transport_cost": MetricInfo(
-        "cost", "length^2", "lower", "flow", BOTH, MEAN, "Mean squared displacement E|Z1 - Z0|^2; at least W2^2 of what it connects."
+        "cost",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        MEAN,
+        "Mean squared displacement E|Z1 - Z0|^2; at least W2^2 of what it connects.",
     ),
     "curvature": MetricInfo(
-        "curv", "length^2", "lower", "flow", BOTH, MEAN, "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines."
+        "curv",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        MEAN,
+        "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines.",
     ),
 }

@@ -10,6 +10,8 @@ from fmbench.shapes import Labels, Points, Times
 class CNN(nn.Module):
     """Two 3x3 convolutions, pooling, one more, a linear layer of ``features`` units and a linear classifier.
 
+    The features are layer-normalised: every image has a feature vector of mean 0 and mean square 1, which fixes their scale.
+
     Args:
         shape: (channels, height, width).
         num_classes: classes.
@@ -17,9 +19,7 @@ class CNN(nn.Module):
         features: size of the penultimate layer.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], num_classes: int, channels: int = 32, features: int = 64
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, channels: int = 32, features: int = 64) -> None:
         super().__init__()
         self.num_classes = num_classes
         area = (shape[1] // 2) * (shape[2] // 2)
@@ -33,9 +33,10 @@ class CNN(nn.Module):
             nn.SiLU(),
             nn.Flatten(),
             nn.Linear(2 * channels * area, features),
+            nn.LayerNorm(features, elementwise_affine=False),
         )
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, num_classes))
 
-    def forward(self, x: Points, t: Times | None = None, labels: Labels | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Points, t: Times | None = None, labels: Labels | None = None) -> Tensor:
         """Class logits, (batch, num_classes); time and labels are ignored."""
         return self.head(self.body(x))

@@ -119,7 +119,9 @@ class UNet(nn.Module):
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
                 out = channels * multiplier
-                self.up.append(nn.ModuleList([ResidualBlock(width + skips.pop(), out, size, groups), attend(out, height)]))
+                self.up.append(
+                    nn.ModuleList([ResidualBlock(width + skips.pop(), out, size, groups), attend(out, height)])
+                )
                 width = out
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))

@@ -28,7 +28,9 @@ def checked_grid(grid: Tensor) -> Tensor:
     steps = grid.diff()
     monotone = grid.ndim == 1 and len(grid) > 1 and bool((steps > 0).all() or (steps < 0).all())
     if not monotone or grid.min() < 0 or grid.max() > 1:
-        raise ValueError(f"a time grid must be strictly monotone in [0, 1] with at least two points, got {grid.tolist()}")
+        raise ValueError(
+            f"a time grid must be strictly monotone in [0, 1] with at least two points, got {grid.tolist()}"
+        )
     return grid
 
 

@@ -65,7 +65,7 @@ def digits() -> Task:
         target=train,
         heldout=test,
         net={"name": "unet", "patch": 2, "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,)},
-        train={"steps": 6000, "batch_size": 128, "lr": 1e-3, "weight_decay": 1e-5, "ema": 0.999, "storage": "float16"},
+        train={"steps": 4000, "batch_size": 128, "lr": 1e-3, "weight_decay": 1e-5, "ema": 0.999, "storage": "float16"},
         num_classes=10,
         source_mixture=GaussianMixture(torch.zeros(1, 64), torch.tensor(1.0)),
         target_mixture=GaussianMixture(flat, torch.tensor(ORACLE_STD)),

@@ -41,7 +41,9 @@ def axis_w2_squared(axis: tuple[tuple[float, float, float], ...], points: int = 
     upper = [math.log(weight) + log_ndtr(-(x - mean) / std) for weight, mean, std in axis]
     # The tail with the smaller probability keeps all digits of the quantile.
     lower_tail, upper_tail = logsumexp(logs, axis=0), logsumexp(upper, axis=0)
-    quantile = np.where(lower_tail < upper_tail, ndtri_exp(np.minimum(lower_tail, -1e-17)), -ndtri_exp(np.minimum(upper_tail, -1e-17)))
+    quantile = np.where(
+        lower_tail < upper_tail, ndtri_exp(np.minimum(lower_tail, -1e-17)), -ndtri_exp(np.minimum(upper_tail, -1e-17))
+    )
     density = sum(w * np.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi)) for w, m, s in axis)
     return float(np.trapezoid((x - quantile) ** 2 * density, x))
 
@@ -86,9 +88,9 @@ def mixture_2d() -> Task:
 
 def mixture_16d() -> Task:
     """Eight modes on three axes; thirteen Gaussian axes with std from 0.3 to 1.5 (geometric)."""
-    return _task(dim=16, modes=3, width=192)
+    return _task(dim=16, modes=3, width=128)
 
 
 def mixture_64d() -> Task:
     """Sixteen modes on four axes; sixty Gaussian axes with std from 0.3 to 1.5 (geometric)."""
-    return _task(dim=64, modes=4, width=192)
+    return _task(dim=64, modes=4, width=128)

@@ -51,7 +51,9 @@ class Run:
         self.seconds = 0.0
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
         self.average = torch.optim.swa_utils.AveragedModel(method, multi_avg_fn=average)
-        self.optimiser = torch.optim.AdamW(method.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            method.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
 
     def advance(self, source: Callable[[torch.Generator], Any], device: str) -> float:
         """One optimiser step; everything random in it is keyed by (seed, step). Raises ValueError when the loss is not finite."""
@@ -123,7 +125,9 @@ def train(
     task = TASKS.resolve(recipe.task)()
     kind = method_class(recipe.method["name"])
     if kind.needs_teacher and recipe.teacher is None:
-        raise ValueError(f'{recipe.method["name"]} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher')
+        raise ValueError(
+            f'{recipe.method["name"]} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher'
+        )
     teacher = load(recipe.teacher, device=device).method if recipe.teacher else None
     method = _seeded(recipe, lambda: build(recipe, task, kind, str(out / "recipe.toml")))
     if not any(True for _ in method.parameters()):
@@ -195,25 +199,34 @@ def card(recipe: Recipe, entry: str) -> str:
     kind = method_class(recipe.method["name"])
     settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
     teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
-    use = "" if recipe.division == "tool" else f"""
+    use = (
+        ""
+        if recipe.division == "tool"
+        else f"""
 ```python
 import fmbench
 model = fmbench.load("{name}")
 x = model.sample(64, seed=0{"" if kind.steps_allowed else ', solver="euler", steps=32'})
 ```
 """
-    figures = "".join(f"\n- {k.replace('_', ' ')}: {v}" for k, v in recipe.made.items() if isinstance(v, float) and k != "seconds")
+    )
+    figures = "".join(
+        f"\n- {k.replace('_', ' ')}: {v}" for k, v in recipe.made.items() if isinstance(v, float) and k != "seconds"
+    )
+    title = kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
+    network = ", ".join(f"{k} {v}" for k, v in recipe.net.items())
+    budget = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.made['samples_seen']:,} samples seen"
     return f"""---
 {metadata.to_yaml()}
 ---
 # {name}
 
-{kind.summary[:1].upper()}{kind.summary[1:]}{f" ({kind.reference})" if kind.reference else ""}. An entry of the fmbench zoo, made by `fmbench train` from the `recipe.toml` beside
-this file; measured results are on the leaderboard, not here.
+{title}. An entry of the fmbench zoo, made by `fmbench train` from the `recipe.toml` beside this file;
+measured results are on the leaderboard, not here.
 {use}
 - task: `{recipe.task}`, division: {recipe.division}{", class-conditional" if recipe.conditional else ""}
 - method: `{recipe.method["name"]}` ({settings})
-- network: {", ".join(f"{k} {v}" for k, v in recipe.net.items())}; {recipe.weights.parameters:,} parameters, stored as {recipe.train.storage}
-- training: {recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.train.steps * recipe.train.batch_size:,} samples seen, {recipe.made["seconds"]} s on {recipe.made["device"]}{teacher}
+- network: {network}; {recipe.weights.parameters:,} parameters, stored as {recipe.train.storage}
+- training: {budget}, {recipe.made["seconds"]} s on {recipe.made["device"]}{teacher}
 - weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}
 """

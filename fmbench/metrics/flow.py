@@ -1,0 +1,166 @@
+"""Metrics of the flow itself, all on one shared fine reference solve, never on a few-step sampler's own polyline.
+
+The reference solve is RK4 on a uniform grid; integrals over time are Simpson sums over its nodes. Per trajectory, with D dimensions summed:
+
+- path energy   PE = int |v(Z_t, t)|^2 dt                    (2302.00482, eq. 25)
+- straightness  S  = int |(Z1 - Z0) - v(Z_t, t)|^2 dt         (2209.03003, eq. 6; 2301.12003 calls the same number curvature)
+- cost             = |Z1 - Z0|^2
+- curvature        = int |D v / D t|^2 dt, the acceleration along the trajectory, from differences of v between nodes
+
+Since int v dt = Z1 - Z0, PE = S + cost exactly; :attr:`Trajectories.residual` says how well the solve satisfies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmbench.metrics.base import mean_estimate
+from fmbench.result import Estimate
+from fmbench.shapes import Points, Velocity, squared_norm
+from fmbench.solvers.base import uniform_grid
+from fmbench.solvers.rk4 import RK4
+
+NO_FIELD = "the model has no velocity field"
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Per-trajectory integrals of a reference solve, arrays of shape (n,) in float64, and the end points (n, *shape).
+
+    Attributes:
+        start, stop: Z0 and Z1, float32.
+        energy, straightness, curvature, cost: see the module; length^2, summed over dimensions.
+        residual: mean |PE - S - cost| over mean PE when S is computed from its definition.
+        steps: RK4 steps.
+    """
+
+    start: Tensor
+    stop: Tensor
+    energy: np.ndarray
+    straightness: np.ndarray
+    curvature: np.ndarray
+    cost: np.ndarray
+    residual: float
+    steps: int
+
+
+def simpson_weights(steps: int) -> Tensor:
+    """Weights of the composite Simpson rule on ``steps + 1`` nodes of [0, 1]. Raises ValueError for an odd number of steps."""
+    if steps < 2 or steps % 2:
+        raise ValueError(f"the reference solve needs an even number of steps, got {steps}")
+    weights = torch.full((steps + 1,), 2.0, dtype=torch.float64)
+    weights[1::2] = 4.0
+    weights[0] = weights[-1] = 1.0
+    return weights / (3 * steps)
+
+
+def reference_solve(velocity: Velocity, x0: Points, steps: int) -> Trajectories:
+    """Solve from t = 0 to t = 1 with RK4 and integrate along the way. ``x0`` is (n, *shape) on the device of the velocity."""
+    weights = simpson_weights(steps)
+    speed: list[Tensor] = []
+    mean_velocity = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+    curvature = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    last: Tensor | None = None
+
+    def visit(t: float, x: Points, v: Points) -> None:  # noqa: ARG001
+        nonlocal mean_velocity, curvature, last
+        v = v.double()
+        mean_velocity = mean_velocity + weights[len(speed)] * v
+        speed.append(squared_norm(v))
+        if last is not None:
+            curvature = curvature + squared_norm(v - last) * steps
+        last = v
+
+    z1 = RK4().solve(velocity, x0, uniform_grid(steps), visit=visit)
+    visit(1.0, z1, velocity(z1, torch.ones(len(z1), dtype=z1.dtype, device=z1.device)))
+    energy = (weights.to(x0.device)[:, None] * torch.stack(speed)).sum(dim=0)
+    chord = z1.double() - x0.double()
+    cost = squared_norm(chord)
+    # sum_k w_k |chord - v_k|^2, expanded so that no state of the trajectory has to be kept.
+    straightness = energy - 2 * (chord * mean_velocity).flatten(1).sum(dim=1) + cost
+    residual = float((energy - straightness - cost).abs().mean() / energy.mean())
+    arrays = (tensor.cpu().numpy() for tensor in (energy, straightness, curvature, cost))
+    return Trajectories(x0.cpu(), z1.cpu(), *arrays, residual, steps)
+
+
+def concatenate(parts: list[Trajectories]) -> Trajectories:
+    """Join reference solves of consecutive chunks."""
+    arrays = {
+        k: np.concatenate([getattr(p, k) for p in parts]) for k in ("energy", "straightness", "curvature", "cost")
+    }
+    counts = np.array([len(p.cost) for p in parts], dtype=np.float64)
+    residual = float(np.average([p.residual for p in parts], weights=counts))
+    ends = (torch.cat([p.start for p in parts]), torch.cat([p.stop for p in parts]))
+    return Trajectories(*ends, **arrays, residual=residual, steps=parts[0].steps)
+
+
+@dataclass
+class FlowContext:
+    """What a flow metric sees: the reference solve (None without a velocity field), the squared displacements, the task's W2^2.
+
+    Attributes:
+        trajectories: the reference solve.
+        cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None for real data.
+        w2_squared: W2^2 between source and target and its half-width, None when not known.
+    """
+
+    trajectories: Trajectories | None
+    cost: np.ndarray | None
+    w2_squared: tuple[float, float] | None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Solver of the reference solve and how well PE = S + cost holds on it."""
+        solve = self.trajectories
+        return {} if solve is None else {"solver": "rk4", "steps": solve.steps, "identity_residual": solve.residual}
+
+
+def _mean(context: FlowContext, values: Callable[[Trajectories], np.ndarray]) -> Estimate:
+    if context.trajectories is None:
+        return Estimate.missing(NO_FIELD)
+    return mean_estimate(values(context.trajectories), **context.details)
+
+
+def straightness(context: FlowContext) -> Estimate:
+    """S, length^2; 0 exactly for constant-speed straight lines."""
+    return _mean(context, lambda z: z.straightness)
+
+
+def path_energy(context: FlowContext) -> Estimate:
+    """PE, length^2; at least the transport cost."""
+    return _mean(context, lambda z: z.energy)
+
+
+def curvature(context: FlowContext) -> Estimate:
+    """Mean squared acceleration integrated over time, length^2."""
+    return _mean(context, lambda z: z.curvature)
+
+
+def transport_cost(context: FlowContext) -> Estimate:
+    """E|Z1 - Z0|^2, length^2; W2^2 between source and target stands in the details where it is known."""
+    if context.cost is None:
+        return Estimate.missing("real samples are not transported from anywhere")
+    known = {"w2_squared": context.w2_squared[0]} if context.w2_squared else {}
+    return mean_estimate(context.cost, **context.details, **known)
+
+
+def normalized_path_energy(context: FlowContext) -> Estimate:
+    """NPE = |PE - W2^2| / W2^2 (2302.00482), W2^2 that of the task and not of the samples."""
+    if context.w2_squared is None:
+        return Estimate.missing("W2^2 between source and target is not known for this task")
+    energy = path_energy(context)
+    if energy.value is None or energy.ci is None:
+        return energy
+    w2, width = context.w2_squared
+    value = abs(energy.value - w2) / w2
+    # The interval covers the sampling error of PE and the half-width of the W2^2 constant.
+    half = ((energy.ci[1] - energy.value) ** 2 + (width * (1 + value)) ** 2) ** 0.5 / w2
+    return Estimate(
+        value, (max(0.0, value - half), value + half), energy.n, details={**energy.details, "w2_squared": w2}
+    )

@@ -1,0 +1,61 @@
+"""Kernel distance: unbiased squared MMD with the cubic kernel on features (KID when the features are Inception's).
+
+``k(x, y) = (gamma x.y + 1)^3`` with ``gamma = 1 / d`` (Binkowski et al., arXiv:1801.01401). The sum runs over *all*
+pairs, so the value is deterministic. clean-fid and torchmetrics average 100 random subsets of 1,000, without a seed:
+the same expectation, more variance, and a spread over subsets that is no standard error. On one subset that holds all
+samples of both sides the three coincide. clean-fid prints the value itself, papers often 1,000 times it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fmbench.metrics.base import SampleContext, checked_samples
+from fmbench.metrics.mmd import BLOCK, Kernel, mmd_estimate, mmd_squared
+from fmbench.result import Estimate
+
+
+def polynomial_kernel(degree: int, gamma: float, coef0: float) -> Kernel:
+    """``k(x, y) = (gamma x.y + coef0)^degree``. Raises ValueError for a degree below 1."""
+    if degree < 1:
+        raise ValueError(f"degree must be a positive integer, got {degree}")
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        base = x @ y.T
+        base *= gamma
+        base += coef0
+        power = base.copy()
+        # Repeated products: the general power function is several times slower than the matrix product itself.
+        for _ in range(degree - 1):
+            power *= base
+        return power
+
+    return kernel
+
+
+def kernel_distance(
+    x: np.ndarray, y: np.ndarray, degree: int = 3, gamma: float | None = None, coef0: float = 1.0, block: int = BLOCK
+) -> float:
+    """Unbiased squared MMD with the polynomial kernel over all pairs; can be negative. KID with the defaults.
+
+    Args:
+        x: (n, d) features, n >= 2.
+        y: (m, d) features, m >= 2.
+        degree, gamma, coef0: the kernel ``(gamma x.y + coef0)^degree``; ``gamma`` is 1/d by default.
+        block: rows and columns of the kernel matrix held at a time.
+
+    Raises ValueError in one line for wrong shapes, too few samples, values that are not finite, degree or block below
+    1.
+    """
+    x, y = checked_samples(x, y, least=2)
+    return mmd_squared(x, y, polynomial_kernel(degree, 1 / x.shape[1] if gamma is None else gamma, coef0), block)
+
+
+def measure(context: SampleContext) -> Estimate:
+    """Kernel distance of the features of generated samples to those of the reference, jackknife interval over the
+    generated samples.
+    """
+    if context.extract is None or context.reference_features is None:
+        return Estimate.missing("needs a feature extractor; the task has none")
+    x, y = checked_samples(context.features, context.reference_features, least=2)
+    return mmd_estimate(x, y, polynomial_kernel(3, 1 / x.shape[1], 1.0), **context.details)

@@ -1,0 +1,132 @@
+"""Memorisation: are generated samples nearer to the training data than fresh real samples are?
+
+No single number settles it (Stein et al., arXiv:2306.04675, find that authenticity and C_T miss memorisation that is
+visible by eye), so several are given: authenticity, the C_T score, exact copies and near copies. Distances are
+Euclidean, on samples or on features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fmbench.metrics.base import SampleContext, checked_samples, mean_estimate
+from fmbench.metrics.neighbours import nearest
+from fmbench.result import Estimate
+
+
+def authentic(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Whether every generated sample is authentic (Alaa et al., arXiv:2102.08921), (n,) of 0 and 1.
+
+    It is when it lies farther from its nearest training point than that point lies from the nearest *other* training
+    point. AuthPct is 100 times the mean. Copies score 0; fresh samples of the true distribution score the probability
+    that two nearest neighbours are not mutual: 0.33 in one dimension, 0.38 in two, rising to 0.5 in many.
+    Raises ValueError in one line for wrong shapes, values that are not finite, or fewer than two training points.
+    """
+    generated, train = _centred(generated, train)
+    found = nearest(generated, train)
+    return (found.squared[:, 0] > nearest(train).squared[found.index[:, 0], 0]).astype(np.float64)
+
+
+def authenticity(generated: np.ndarray, train: np.ndarray) -> float:
+    """Fraction of authentic samples, in [0, 1]. Raises ValueError like :func:`authentic`."""
+    return float(authentic(generated, train).mean())
+
+
+def ct_score(
+    generated: np.ndarray,
+    train: np.ndarray,
+    heldout: np.ndarray,
+    cells: int = 3,
+    components: int = 64,
+    least: int = 20,
+    seed: int = 0,
+) -> float:
+    """C_T score (Meehan, Chaudhuri & Dasgupta, arXiv:2004.05675): a z score, far below 0 for copying, far above for
+    underfitting.
+
+    Points are projected on the first principal components of the training data, the projections are cut into k-means
+    cells, and in every cell the distances to the nearest training point are compared between generated and held-out
+    points by the Mann-Whitney U statistic, standardised by its null mean and variance (ties count one half). The score
+    is the mean over cells, weighted by the held-out points in them. Under the null it is less spread than N(0, 1),
+    because it averages cells.
+
+    Args:
+        generated, train, heldout: (n, d), (t, d), (h, d) samples or features; ``heldout`` must not be part of
+        ``train``. cells: number of k-means cells. components: principal components to keep, at most min(t, d) are.
+        least: cells with fewer generated or fewer held-out points are left out. seed: seed of k-means and of the
+        randomised PCA.
+
+    Raises ValueError in one line for wrong shapes, values that are not finite, or when no cell has enough points.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    generated, train = checked_samples(generated, train, least=2)
+    heldout, train = checked_samples(heldout, train, least=2)
+    if not 1 <= cells <= len(train):
+        raise ValueError(f"cells must be between 1 and the {len(train)} training points, got {cells}")
+    pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
+    train, generated, heldout = (pca.transform(a) for a in (train, generated, heldout))
+    clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)
+    distances = [nearest(a, train).squared[:, 0] for a in (generated, heldout)]
+    labels = [clusters.predict(a) for a in (generated, heldout)]
+    score, weight = 0.0, 0
+    for cell in range(cells):
+        q, p = (d[label == cell] for d, label in zip(distances, labels, strict=True))
+        if min(len(q), len(p)) >= least:
+            score += len(p) * _mann_whitney_z(q, p)
+            weight += len(p)
+    if weight == 0:
+        raise ValueError(
+            f"no cell has {least} generated and {least} held-out points; use fewer cells than {cells} or more points"
+        )
+    return score / weight
+
+
+def _mann_whitney_z(q: np.ndarray, p: np.ndarray) -> float:
+    from scipy.stats import mannwhitneyu
+
+    n, m = len(q), len(p)
+    statistic = float(mannwhitneyu(q, p, method="asymptotic").statistic)
+    return (statistic - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
+
+
+def exact_copies(generated: np.ndarray, train: np.ndarray) -> float:
+    """Fraction of generated samples that equal a training sample in every bit of every value (0 and -0 are equal).
+
+    Raises ValueError like :func:`~fmbench.metrics.base.checked_samples`.
+    """
+    generated, train = checked_samples(generated, train)
+    known = {row.tobytes() for row in train + 0.0}
+    return float(np.mean([row.tobytes() in known for row in generated + 0.0]))
+
+
+def near_copies(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) -> float:
+    """Fraction of generated samples whose nearest training point is ``ratio`` times nearer than the second nearest.
+
+    The criterion ``d1 < d2 / 3`` of Yoon et al. (ICML 2023 workshop SPIGM), used by Gu et al. (arXiv:2310.02664). It is
+    free of scale, and blind to copies of training samples that are themselves duplicated.
+    Raises ValueError in one line for wrong shapes, values that are not finite, or a ratio outside (0, 1).
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"ratio must be between 0 and 1, got {ratio}")
+    generated, train = _centred(generated, train)
+    squared = nearest(generated, train, k=2).squared
+    return float((squared[:, 0] < ratio**2 * squared[:, 1]).mean())
+
+
+def _centred(generated: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    generated, train = checked_samples(generated, train)
+    if len(train) < 2:
+        raise ValueError(f"train needs at least 2 samples to have neighbours, got {len(train)}")
+    offset = train.mean(axis=0)
+    return generated - offset, train - offset
+
+
+def measure(context: SampleContext) -> Estimate:
+    """Authenticity against the reference (the training data, for finite data sets) on samples, normal interval over
+    them.
+    """
+    return mean_estimate(authentic(context.samples, context.reference), reference_sha256=context.reference_sha256)

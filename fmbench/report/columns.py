@@ -1,0 +1,157 @@
+"""The columns of a table: title, what it means, and the cell of an entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fmbench.metrics.info import METRICS, MetricInfo
+from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
+from fmbench.report.judging import Judged, metric_info
+from fmbench.report.ranking import DIVISIONS
+from fmbench.report.samplers import Sampler, row_for, sampler_label, sampler_of
+from fmbench.result import Estimate, Result, Row
+
+NOT_RUN = Cell(MISSING, note="not run with this sampler")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        title: heading.
+        note: what it means.
+        cell: makes the cell of a judged result.
+        metric: the metric by sampler it belongs to; "" for columns that are always shown.
+        better: "lower", "higher" or "neither"; only the first two get their best cells marked.
+        estimate: the estimate behind the cell, for marking the best.
+        numeric: whether it is set flush right.
+    """
+
+    title: str
+    note: str
+    cell: Callable[[Judged], Cell]
+    metric: str = ""
+    better: str = "neither"
+    estimate: Callable[[Result], Estimate | None] | None = None
+    numeric: bool = True
+
+    def interval(self, result: Result) -> tuple[float, float] | None:
+        """The 95 % interval behind the cell (a point without one), None when there is no number."""
+        estimate = self.estimate(result) if self.estimate else None
+        if estimate is None or estimate.value is None:
+            return None
+        return estimate.ci or (estimate.value, estimate.value)
+
+
+def describe(info: MetricInfo) -> str:
+    """A metric in one line: what it is, its unit, which side is better."""
+    unit = f" Unit: {info.unit}." if info.unit else ""
+    side = f" {info.better.capitalize()} is better." if info.better != "neither" else ""
+    return f"{info.summary}{unit}{side}"
+
+
+def _rank(judged: Judged) -> Cell:
+    if judged.rank is None or judged.row is None:
+        text = "not ranked" if judged.group == "unranked" else MISSING
+        return Cell(text, None, clean(judged.reason, REASON_LENGTH))
+    text = str(judged.rank) if judged.group == "closed" else f"{judged.rank} ({judged.group})"
+    note = clean(f"{judged.group} division, judged by its row {judged.row.solver} {judged.row.steps}")
+    return Cell(text, judged.rank + 1e6 * DIVISIONS.index(judged.group), note)
+
+
+def _division(judged: Judged) -> Cell:
+    if judged.group == "anchor":
+        return Cell(MISSING, note="an anchor has no division")
+    return text_cell(judged.result.model.get("division", ""))
+
+
+def _nfe(row: Row | None) -> Cell:
+    if row is None:
+        return NOT_RUN
+    if not row.nfe:
+        reasons = [row.failed and f"failed: {row.failed}", *(e.reason for e in row.metrics.values())]
+        return Cell(MISSING, note=clean(next(filter(None, reasons), "nothing evaluated"), REASON_LENGTH))
+    parts = ", ".join(f"{name} {plain(count, 6)} per sample" for name, count in row.nfe.items())
+    total = row.total_nfe
+    text = f"{total:.0f}" if total == round(total) else f"{total:.1f}"
+    return Cell(text, total, clean(parts))
+
+
+def _latency(judged: Judged) -> Cell:
+    latency = judged.row.latency if judged.row else None
+    if not latency or latency.get("p50") is None:
+        return Cell(MISSING, note="not timed")
+    conditions = ", ".join(
+        f"{key} {value}" for key, value in latency.items() if key not in ("p50", "p95", "throughput")
+    )
+    note = clean(f"milliseconds per batch; {conditions}", REASON_LENGTH)
+    return Cell(plain(1e3 * latency["p50"], 3), latency["p50"], note)
+
+
+def _metric_column(metric: str, info: MetricInfo, sampler: Sampler, among: Sequence[Sampler]) -> Column:
+    def cell(judged: Judged) -> Cell:
+        row = row_for(judged.result, sampler)
+        if row is None:
+            return NOT_RUN
+        if row.failed is not None:
+            return Cell("failed", None, clean(row.failed, REASON_LENGTH))
+        return estimate_cell(row.metrics.get(metric), info.unit)
+
+    def estimate(result: Result) -> Estimate | None:
+        row = row_for(result, sampler)
+        return None if row is None or row.failed is not None else row.metrics.get(metric)
+
+    title = f"{info.label} @{clean(sampler_label(sampler, among))}"
+    return Column(title, describe(info), cell, metric, info.better, estimate)
+
+
+def _flow_column(metric: str) -> Column:
+    info = metric_info(metric)
+
+    return Column(info.label, describe(info), lambda judged: estimate_cell(judged.result.flow.get(metric), info.unit))
+
+
+def _flow_metrics(results: Sequence[Result]) -> list[str]:
+    found = {name for result in results for name in result.flow}
+    known = [name for name in METRICS if name in found]
+    return known + sorted(found - set(known))
+
+
+def _nfe_column(sampler: Sampler, among: Sequence[Sampler]) -> Column:
+    def cell(judged: Judged) -> Cell:
+        row = row_for(judged.result, sampler)
+        return _nfe(row if row is None or sampler_of(row) == sampler else None)
+
+    return Column(f"NFE @{clean(sampler_label(sampler, among))}", "Measured network evaluations per sample.", cell)
+
+
+def columns_of(
+    results: Sequence[Result], samplers: Sequence[Sampler], metrics: Mapping[str, MetricInfo], budget: int
+) -> list[Column]:
+    """All columns of a table, those of the primary metric before those of the other metrics by sampler."""
+    judged_nfe = "Measured network evaluations per sample, guidance included, in the row that is ranked."
+    division = "closed: the task's fixed network, data and training budget; open: anything."
+
+    def model(key: str) -> Callable[[Judged], Cell]:
+        return lambda j: text_cell(j.result.model.get(key, ""))
+
+    return [
+        Column("rank", "1 + the number of entries of the division that are better beyond both 95 % intervals.", _rank),
+        Column("entry", "The entry.", lambda j: text_cell(j.label, clean(j.result.model["name"], 200)), numeric=False),
+        Column("method", "How it was trained.", model("method"), numeric=False),
+        Column("params", "Number of parameters.", lambda j: count_cell(j.result.model.get("parameters"))),
+        *(_metric_column(name, info, s, samplers) for name, info in metrics.items() for s in samplers),
+        Column(f"NFE @{budget}", judged_nfe, lambda j: _nfe(j.row)),
+        *(_nfe_column(s, samplers) for s in samplers if s.steps is None),
+        *(_flow_column(name) for name in _flow_metrics(results)),
+        Column("p50 ms", "Median latency of a batch in milliseconds, in the row that is ranked.", _latency),
+        Column("division", division, _division, numeric=False),
+        Column(
+            "status",
+            "claimed, rescored (from samples), rerun (from weights) or replicated (retrained).",
+            lambda j: text_cell(j.result.status),
+            numeric=False,
+        ),
+    ]

@@ -1,0 +1,88 @@
+"""Every result of a table in its place: anchor, ranked in its division, or not ranked and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fmbench.metrics.info import METRICS, MetricInfo
+from fmbench.report.cells import clean
+from fmbench.report.ranking import DIVISIONS, anchor, rank_row, shared_ranks, unranked_reason
+from fmbench.report.samplers import NO_SOLVER
+from fmbench.result import Result, Row
+
+GROUPS = ("anchor", *DIVISIONS, "unranked")
+"""The order of the rows of a table."""
+
+
+@dataclass
+class Judged:
+    """A result in its place.
+
+    Attributes:
+        result: the result.
+        group: one of :data:`GROUPS`.
+        row: the row it is judged by, if it has one.
+        value, interval: the primary metric there, when ranked.
+        reason: why it is not ranked.
+        rank: its rank in its division, when ranked.
+        label: how the table calls it.
+    """
+
+    result: Result
+    group: str
+    row: Row | None
+    reason: str = ""
+    value: float = 0.0
+    interval: tuple[float, float] = (0.0, 0.0)
+    rank: int | None = None
+    label: str = ""
+
+
+def metric_info(name: str) -> MetricInfo:
+    """What is known about a metric; a metric of somebody's own is called by its name and ranks nobody."""
+    unknown = MetricInfo(
+        clean(name), "", "neither", "samples", (), "as the result says", "Not described by this version."
+    )
+    return METRICS.get(name, unknown)
+
+
+def _place(result: Result, primary: str, budget: int) -> Judged:
+    row = rank_row(result.rows, budget)
+    name = anchor(result)
+    if name is not None:
+        row = row or next((r for r in result.rows if r.solver == NO_SOLVER), None)
+    if name is not None and result.ranked:
+        return Judged(result, "anchor", row, f"{name} anchor: bounds the others and is not ranked")
+    if (reason := unranked_reason(result)) is not None:
+        return Judged(result, "unranked", row, reason)
+    if row is None:
+        return Judged(result, "unranked", None, f"no sampler with at most {budget} fixed steps")
+    if row.failed is not None:
+        return Judged(result, "unranked", row, f"failed: {row.failed}")
+    estimate = row.metrics.get(primary)
+    if estimate is None or estimate.value is None:
+        return Judged(result, "unranked", row, f"{primary}: {(estimate and estimate.reason) or 'not recorded'}")
+    interval = estimate.ci or (estimate.value, estimate.value)
+    return Judged(result, result.model["division"], row, "", estimate.value, interval)
+
+
+def judge(results: Sequence[Result], primary: str, budget: int) -> list[Judged]:
+    """Every result in its place, in the order of the table: anchors, each division by rank, what is not ranked."""
+    judged = [_place(result, primary, budget) for result in results]
+    better = metric_info(primary).better
+    for division in DIVISIONS:
+        group = [j for j in judged if j.group == division]
+        ranks = shared_ranks([j.interval for j in group], better) if group else []
+        for j, rank in zip(group, ranks, strict=True):
+            j.rank = rank
+    short = [clean(j.result.entry) for j in judged]
+    for j, label in zip(judged, short, strict=True):
+        j.label = clean(j.result.model["name"]) if short.count(label) > 1 else label
+    sign = -1.0 if better == "higher" else 1.0
+
+    def order(j: Judged) -> tuple:
+        first = anchor(j.result) is None
+        return GROUPS.index(j.group), first, j.rank or 0, sign * j.value, str(j.result.model["name"])
+
+    return sorted(judged, key=order)

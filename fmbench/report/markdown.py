@@ -1,0 +1,104 @@
+"""Tables as Markdown, for ``leaderboard/README.md``. Whatever comes from a result is shown as text, never as markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from fmbench.report.cells import Cell
+from fmbench.report.table import Note, Table, TableKey
+
+HEADER = """<!-- Written by `fmbench leaderboard build` from the files in results/. Do not edit. -->
+
+# Leaderboard
+
+[`index.html`](index.html) shows the same tables sortable, with every metric and a plot; [`tables/`](tables) has every
+number as CSV.
+
+- **Numbers** are *value ± half-width of the 95 % interval*, two digits of uncertainty; *@N*: N fixed steps.
+- **rank** is 1 + the number of entries of the same division whose interval lies entirely on the better side, so
+  entries that overlap share a rank. An entry is judged by its row with the most fixed steps within the budget, a
+  one-step map by its one step.
+- **Bold**: no ranked entry of the division is significantly better in this column.
+- **data** (fresh real samples scored like a model) and **oracle** (exact velocity) are anchors: they bound the others,
+  unranked.
+- **–**: no number; the reasons stand below each table. **NFE** is counted around the network's forward call, never
+  declared.
+- **closed**: the task's fixed network, data and training budget; **open**: anything. They are ranked apart.
+- **status**: claimed, rescored (from samples), rerun (from weights), replicated (retrained).
+- Latency compares only within one device; results of different protocol hashes never share a table.
+"""
+
+
+def escape(text: str) -> str:
+    """Text that Markdown (GitHub's, tables included) shows as it is: no markup, HTML, entity, link or mention."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
+    text = re.sub(r"@(?!\d)", "&#64;", text)
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def escape_line(text: str) -> str:
+    """Escaped text at the start of a line, where a number or a sign could begin a list or a heading."""
+    return re.sub(r"^(\d*)([-+#.)=])", r"\1\\\2", escape(text))
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    return f"**{text}**" if cell.best else text
+
+
+def _notes(title: str, notes: Sequence[Note]) -> list[str]:
+    if not notes:
+        return []
+    lines = [f"- {escape_line(note.entry)}, {escape(note.where)}: {escape(note.reason)}" for note in notes]
+    return ["", f"<details><summary>{title} ({len(notes)})</summary>", "", *lines, "", "</details>"]
+
+
+def table_lines(table: Table) -> list[str]:
+    """The lines of one table with its caption and notes."""
+    key, shown = table.key, table.view()
+    info = table.metrics[table.primary]
+    least, most = table.samples
+    size = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    seeds = ", ".join(map(str, table.seeds))
+    caption = (
+        f"Ranked by {escape(info.label)} @{table.budget}. n = {size} samples over {seeds} evaluation seeds; "
+        f"interval: {escape(info.interval)}. "
+        f"Protocol `{re.sub('[^0-9a-zA-Z]', '', key.sha256)[:12]}`, task version {escape(key.task_version)}; "
+        f"device: {escape('; '.join(table.devices))}."
+    )
+    columns = [table.columns[i] for i in shown]
+    head = "| " + " | ".join(escape(c.title) for c in columns) + " |"
+    rule = "|" + "|".join("---:" if c.numeric else ":---" for c in columns) + "|"
+    body = ["| " + " | ".join(_cell(row.cells[i]) for i in shown) + " |" for row in table.rows]
+    notes = [*_notes("Failed or not ranked", table.failures), *_notes("Why some cells are empty", table.gaps())]
+    return [f"### {escape(key.task)}", "", caption, "", head, rule, *body, *notes, ""]
+
+
+def legend(tables: Mapping[TableKey, Table]) -> list[str]:
+    """What each metric in the tables means, one line each."""
+    found = {}
+    for table in tables.values():
+        for i in table.view():
+            column = table.columns[i]
+            name = column.title.partition(" @")[0] if column.metric else column.title
+            found.setdefault(name, column.note)
+    skip = ("rank", "entry", "method", "params", "division", "status")
+    return [f"- **{escape(name)}**: {escape(note)}" for name, note in found.items() if name not in skip]
+
+
+def render(tables: Mapping[TableKey, Table]) -> str:
+    """All tables under one heading per benchmark and protocol, after a legend."""
+    lines = [HEADER]
+    if not tables:
+        return HEADER + "\nNo results yet: `fmbench run quick` makes some.\n"
+    lines += ["## What the columns mean", "", *legend(tables), ""]
+    previous = None
+    for key, table in tables.items():
+        if key[:3] != previous:
+            previous = key[:3]
+            lines += [f"## {escape(key.benchmark)}, version {escape(key.version)}", ""]
+            lines += [f"Protocol hash `{re.sub('[^0-9a-zA-Z]', '', key.sha256)}`.", ""]
+        lines += table_lines(table)
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,214 @@
+"""Results -> tables: one per benchmark, protocol and task, one row per entry, ranked where the intervals allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from fmbench.metrics.info import METRICS, MetricInfo
+from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean
+from fmbench.report.columns import Column, columns_of
+from fmbench.report.judging import Judged, judge, metric_info
+from fmbench.report.ranking import DIVISIONS, PRIMARY, STEPS, primary_metric, shared_ranks
+from fmbench.report.samplers import NO_SOLVER, Sampler, row_for, sampler_label, sampler_of, samplers_of
+from fmbench.result import Result
+
+
+class TableKey(NamedTuple):
+    """What results must share to stand in one table: other protocols or task versions give other numbers."""
+
+    benchmark: str
+    version: str
+    sha256: str
+    task: str
+    task_version: str
+
+
+class Note(NamedTuple):
+    """Why something is not there: the entry, the columns or sampler, the reason."""
+
+    entry: str
+    where: str
+    reason: str
+
+
+class Point(NamedTuple):
+    """One sampler of one entry in the plot of a metric; ``line`` names the points to be joined."""
+
+    sampler: str
+    line: str
+    nfe: float
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One entry: its group (anchor, closed, open, unranked), its rank if any, its cells in the order of the columns."""
+
+    entry: str
+    group: str
+    rank: int | None
+    cells: tuple[Cell, ...]
+    curves: Mapping[str, tuple[Point, ...]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All entries of one task under one protocol.
+
+    Attributes:
+        key: what the results share.
+        primary: the metric that ranks.
+        budget: largest number of fixed steps an entry may be judged by.
+        metrics: the metrics by sampler that the table has columns for, the primary one first.
+        columns, rows: the body; columns whose ``metric`` is another than the primary are shown on demand.
+        failures: samplers that failed and entries that are not ranked, with the reason.
+        samples: least and largest n behind the primary metric.
+        devices: what the runs were made on.
+        seeds: numbers of evaluation seeds.
+    """
+
+    key: TableKey
+    primary: str
+    budget: int
+    metrics: Mapping[str, MetricInfo]
+    columns: tuple[Column, ...]
+    rows: tuple[TableRow, ...]
+    failures: tuple[Note, ...]
+    samples: tuple[int, int]
+    devices: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def view(self, metric: str | None = None) -> list[int]:
+        """Indices of the columns to show for a metric by sampler (the primary one unless given)."""
+        wanted = ("", metric or self.primary)
+        return [i for i, column in enumerate(self.columns) if column.metric in wanted]
+
+    def gaps(self, metric: str | None = None) -> list[Note]:
+        """Why cells of that view hold no number, the columns of one entry with the same reason together."""
+        notes = []
+        for row in self.rows:
+            reasons: dict[str, list[str]] = {}
+            for i in self.view(metric):
+                column, cell = self.columns[i], row.cells[i]
+                if cell.text == MISSING and column.numeric and column.title != "rank":
+                    reasons.setdefault(cell.note, []).append(column.title)
+            notes += [Note(row.entry, ", ".join(titles), reason) for reason, titles in reasons.items()]
+        return notes
+
+
+def sample_metrics(results: Sequence[Result], primary: str) -> dict[str, MetricInfo]:
+    """Metrics by sampler that have at least one number, the primary one first, then in the order of the listing."""
+    rows = [row for result in results for row in result.rows]
+    names = {name for row in rows for name, estimate in row.metrics.items() if estimate.value is not None} - {primary}
+    known = [name for name in METRICS if name in names]
+    return {name: metric_info(name) for name in (primary, *known, *sorted(names - set(known)))}
+
+
+def curves_of(result: Result, samplers: Sequence[Sampler], metrics: Sequence[str]) -> dict[str, tuple[Point, ...]]:
+    """Points of the quality-versus-NFE plot by metric; real samples, which cost no evaluation, have one point at 0."""
+    curves: dict[str, tuple[Point, ...]] = {}
+    for metric in metrics:
+        points = []
+        for row in result.rows:
+            estimate = row.metrics.get(metric)
+            if row.failed is not None or estimate is None or estimate.value is None:
+                continue
+            low, high = estimate.ci or (estimate.value, estimate.value)
+            label = row.solver if row.solver == NO_SOLVER else sampler_label(sampler_of(row), samplers)
+            line = f"{row.solver} g{row.guidance:g}"
+            points.append(Point(clean(label), clean(line), row.total_nfe, estimate.value, low, high, estimate.n))
+        if points:
+            curves[metric] = tuple(sorted(points, key=lambda p: (p.line, p.nfe)))
+    return curves
+
+
+def _mark_best(columns: Sequence[Column], judged: Sequence[Judged], cells: list[list[Cell]]) -> None:
+    for index, column in enumerate(columns):
+        if column.better not in ("lower", "higher"):
+            continue
+        for division in DIVISIONS:
+            found = {i: column.interval(j.result) for i, j in enumerate(judged) if j.group == division}
+            intervals = {i: interval for i, interval in found.items() if interval is not None}
+            ranks = shared_ranks(list(intervals.values()), column.better)
+            for place, rank in zip(intervals, ranks, strict=True):
+                if rank == 1 and len(intervals) > 1:
+                    cells[place][index] = replace(cells[place][index], best=True)
+
+
+def _failures(judged: Sequence[Judged], samplers: Sequence[Sampler]) -> list[Note]:
+    notes = []
+    for j in judged:
+        for sampler in samplers:
+            row = row_for(j.result, sampler)
+            if row is not None and row.failed is not None and row.solver != NO_SOLVER:
+                where = f"@{clean(sampler_label(sampler, samplers))}"
+                notes.append(Note(j.label, where, f"failed: {clean(row.failed, REASON_LENGTH)}"))
+        if j.group == "unranked" and (j.row is None or j.row.failed is None):
+            notes.append(Note(j.label, "rank", clean(j.reason, REASON_LENGTH)))
+    return notes
+
+
+def _table(key: TableKey, results: Sequence[Result], budget: int, primary: str) -> Table:
+    samplers = samplers_of(results)
+    metrics = sample_metrics(results, primary)
+    judged = judge(results, primary, budget)
+    columns = columns_of(results, samplers, metrics, budget)
+    cells = [[column.cell(j) for column in columns] for j in judged]
+    _mark_best(columns, judged, cells)
+    rows = [
+        TableRow(j.label, j.group, j.rank, tuple(line), curves_of(j.result, samplers, list(metrics)))
+        for j, line in zip(judged, cells, strict=True)
+    ]
+    estimates = [row.metrics.get(primary) for result in results for row in result.rows]
+    sizes = [e.n for e in estimates if e is not None and e.value is not None]
+    return Table(
+        key,
+        primary,
+        budget,
+        metrics,
+        tuple(columns),
+        tuple(rows),
+        tuple(_failures(judged, samplers)),
+        (min(sizes, default=0), max(sizes, default=0)),
+        tuple(sorted({clean(r.environment.get("device", "not recorded")) for r in results})),
+        tuple(sorted({len(r.seeds) for r in results})),
+    )
+
+
+def build(
+    results: Sequence[Result], rank_steps: int = STEPS, primary: Mapping[str, str] | None = None
+) -> dict[TableKey, Table]:
+    """One table per benchmark, protocol hash, task and task version, in that order (newest protocol version first).
+
+    Args:
+        results: what to show; their order does not matter.
+        rank_steps: budget of fixed steps at which entries are ranked.
+        primary: the ranking metric by kind of task; :data:`~fmbench.report.ranking.PRIMARY` unless given.
+    """
+    groups: dict[TableKey, list[Result]] = {}
+    for result in results:
+        benchmark, task = result.benchmark, result.task
+        version, task_version = str(benchmark.get("version", "")), str(task.get("version", ""))
+        key = TableKey(
+            clean(benchmark["name"]),
+            clean(version),
+            clean(benchmark["sha256"]),
+            clean(task["name"]),
+            clean(task_version),
+        )
+        groups.setdefault(key, []).append(result)
+
+    def newest_first(key: TableKey) -> tuple:
+        version = int(key.version) if key.version.isdecimal() else 0
+        return key.benchmark, -version, key.version, key.sha256, key.task, key.task_version
+
+    candidates = primary or PRIMARY
+    return {
+        k: _table(k, groups[k], rank_steps, primary_metric(groups[k], candidates))
+        for k in sorted(groups, key=newest_first)
+    }

@@ -1,0 +1,144 @@
+"""A benchmark over models: plan, evaluate what is missing, save. One model that fails does not stop the others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmbench import protocol, result
+from fmbench.evaluation import DATA, Evaluation, Options, Report, quiet
+from fmbench.features import load_extractor
+from fmbench.files import check_writable, fingerprint
+from fmbench.model import Model, load
+from fmbench.protocol import Protocol
+from fmbench.registry import TASKS
+from fmbench.result import Result
+from fmbench.tasks.base import Task
+
+
+def _finished(path: Path, spec: Protocol, model: Model | None, options: Options) -> Result | None:
+    """A result already there for exactly this evaluation."""
+    if options.overwrite or not path.is_file():
+        return None
+    found = result.read(path)
+    expected = {"weights_sha256": None, "code_sha256": None, **(model.identity if model else {})}
+    same = (
+        found.benchmark["sha256"] == spec.sha256
+        and all(found.model.get(key) == expected[key] for key in ("weights_sha256", "code_sha256"))
+        and found.seeds == options.seeds(spec)
+        and found.samples_per_seed == options.samples(spec)
+        and found.ranked == options.ranked
+    )
+    return found if same else None
+
+
+def evaluate_one(
+    spec: Protocol, task: Task, model: Model | None, options: Options, out: Path | None, report: Report = quiet
+) -> Result:
+    """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``."""
+    extractor = load_extractor(task.extractor) if task.extractor else None
+    run = Evaluation(spec, task, model, options, None, extractor, report)
+    if out is None:
+        return run.run()
+    path = out / "results" / spec.name / task.name / f"{run.name.rpartition('/')[2]}.json"
+    if (found := _finished(path, spec, model, options)) is not None:
+        return found
+    if model is not None:
+        run.units = out / ".units" / fingerprint([run.identity(), options.samples(spec), options.seeds(spec)])
+        if options.overwrite:
+            shutil.rmtree(run.units, ignore_errors=True)
+    done = run.run()
+    done.save(out / "results")
+    if run.units is not None:
+        shutil.rmtree(run.units, ignore_errors=True)
+    return done
+
+
+def plan(
+    spec: Protocol, models: Sequence[str] | None, device: str
+) -> Iterator[tuple[Task, Callable[[], Model | None], str]]:
+    """(task, loader, name) for every evaluation: per task the ``data`` anchor, then the models.
+
+    ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, or a model of another task.
+    """
+    from fmbench.catalogue import find, list_entries
+
+    if models is not None and not models:
+        raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")
+    chosen: list[tuple[str, str | None]] = []
+    for name in models if models is not None else [e for t in spec.tasks for e in list_entries(t)]:
+        if ".py:" in name:
+            chosen += [(name, task) for task in spec.tasks]
+            continue
+        task = find(name).recipe.task
+        if task not in spec.tasks:
+            raise ValueError(f"{name} is for task {task}, and {spec.name} has {', '.join(spec.tasks)}")
+        chosen.append((name, task))
+    for task_name in spec.tasks:
+        here = [name for name, task in chosen if task == task_name]
+        if not here:
+            continue
+        task = TASKS.resolve(task_name)()
+        yield task, lambda: None, f"{task_name}/{DATA}"
+        for name in here:
+            yield task, lambda name=name, t=task_name: load(name, task=t, device=device), name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run produced: results, and one line for each model that could not be evaluated at all."""
+
+    results: list[Result]
+    errors: list[str]
+
+
+def run(
+    benchmark: str | Path,
+    models: Sequence[str] | None,
+    out: Path,
+    *,
+    options: Options | None = None,
+    device: str = "cpu",
+    report: Report = quiet,
+    finished: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Run a benchmark and save every result below ``out/results``; one model that cannot be loaded does not stop the others.
+
+    Raises ValueError or UnknownName for a bad request, PermissionError when ``out`` cannot be written, before any work.
+    """
+    spec = protocol.read(benchmark)
+    options = options or Options()
+    check_writable(out)
+    results, errors = [], []
+    for done, (task, loader, name) in enumerate(list(plan(spec, models, device)), start=1):
+        try:
+            results.append(evaluate_one(spec, task, loader(), options, out, report))
+        except (ValueError, FileNotFoundError) as error:
+            errors.append(f"{name}: {error}")
+        finished(done)
+    return Outcome(results, errors)
+
+
+def evaluate(
+    model: Model | str,
+    benchmark: str | Path,
+    *,
+    device: str = "cpu",
+    batch_size: int = 1024,
+    limit: int | None = None,
+    out: str | Path | None = None,
+) -> list[Result]:
+    """Evaluate a loaded model, or the model a string names, on a benchmark; one Result per task it applies to.
+
+    The anchor row of real data comes first for every task. With ``out`` the run is resumable and its results are saved.
+    Raises ValueError when the benchmark has no task of the model.
+    """
+    spec = protocol.read(benchmark)
+    options = Options(batch_size=batch_size, limit=limit)
+    loaded = load(model, device=device) if isinstance(model, str) else model
+    if loaded.task.name not in spec.tasks:
+        raise ValueError(f"{loaded.name} is for task {loaded.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
+    folder = None if out is None else Path(out)
+    return [evaluate_one(spec, loaded.task, m, options, folder) for m in (None, loaded)]

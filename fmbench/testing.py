@@ -1,0 +1,133 @@
+"""The conformance suite: what a method must satisfy before it is worth training. ``fmbench check`` runs it; so can any test suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from fmbench.methods.base import Budget, Method, VelocityMethod
+from fmbench.model import build, method_class
+from fmbench.noise import draw, generator
+from fmbench.recipe import closed
+from fmbench.registry import TASKS
+from fmbench.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Check:
+    """Outcome of one check: ``error`` is None when it passed, else one line."""
+
+    name: str
+    error: str | None
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _sample_shape(method: Method, noise: torch.Tensor, budget: Budget, task: Task) -> None:
+    x = method.sample(noise, budget)
+    _require(
+        x.shape == noise.shape,
+        f"sample() returned shape {tuple(x.shape)} for noise of shape {tuple(noise.shape)} on {task.name}",
+    )
+    _require(bool(x.isfinite().all()), "sample() returned NaN or infinite values")
+
+
+def _deterministic(method: Method, noise: torch.Tensor, budget: Budget) -> None:
+    gap = float((method.sample(noise, budget) - method.sample(noise, budget)).abs().max())
+    _require(
+        gap == 0, f"two calls of sample() on the same noise differ by {gap:.2g}; draw nothing at random in sample()"
+    )
+
+
+def _batch_independent(method: Method, noise: torch.Tensor, budget: Budget) -> None:
+    whole = method.sample(noise, budget)
+    parts = torch.cat([method.sample(part, budget) for part in noise.split(7)])
+    gap = float((whole - parts).abs().max())
+    _require(
+        gap < 1e-4,
+        f"samples depend on the batch they are in: they move by {gap:.2g} when the batch is split (batch norm?)",
+    )
+
+
+def _noise_untouched(method: Method, noise: torch.Tensor, budget: Budget) -> None:
+    kept = noise.clone()
+    method.sample(noise, budget)
+    _require(bool((noise == kept).all()), "sample() changed its noise argument in place")
+
+
+def _velocity(method: VelocityMethod, noise: torch.Tensor) -> None:
+    t = torch.linspace(0, 1, len(noise))
+    v = method.velocity(noise, t)
+    _require(v.shape == noise.shape, f"velocity() returned shape {tuple(v.shape)} for x of shape {tuple(noise.shape)}")
+    _require(bool(v.isfinite().all()), "velocity() is NaN or infinite for some t in [0, 1]")
+    one = method.velocity(noise[3:4], t[3:4])
+    gap = float((v[3:4] - one).abs().max())
+    _require(
+        gap < 1e-4, f"velocity() does not take one time per sample: a row changes by {gap:.2g} when alone in the batch"
+    )
+
+
+def _loss(method: Method, task: Task) -> None:
+    method.train()
+    batch = method.batches(task, None, 32)(generator(1))
+    before = torch.random.get_rng_state()
+    loss = method.loss(batch, generator(2))
+    _require(loss.ndim == 0 and bool(loss.isfinite()), f"loss() must return a finite scalar, got {loss}")
+    _require(
+        torch.equal(before, torch.random.get_rng_state()),
+        "loss() draws from the global generator; use the one it is given",
+    )
+    again = method.loss(batch, generator(2))
+    _require(float(loss) == float(again), "loss() is not determined by the batch and the generator")
+    loss.backward()
+    without = [name for name, p in method.named_parameters() if p.grad is None]
+    _require(not without, f"parameters without gradient: {', '.join(without[:3])}")
+    method.eval().zero_grad()
+
+
+def _state(method: Method, fresh: Method, noise: torch.Tensor, budget: Budget) -> None:
+    fresh.load_state_dict(method.state_dict())
+    gap = float((method.sample(noise, budget) - fresh.eval().sample(noise, budget)).abs().max())
+    _require(gap == 0, f"state_dict() does not hold the whole model: a reloaded copy samples {gap:.2g} apart")
+
+
+def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    task = TASKS.resolve(task_name)()
+    kind = method_class(spec)
+    recipe = closed(task, spec)
+    method = build(recipe, task, kind, spec).eval()
+    noise = draw(task.source.sample, 0, 32, 0, "source")
+    budget = Budget("euler", (method.steps_allowed or (4,))[0])
+    yield "sample: shape and finite", lambda: _sample_shape(method, noise, budget, task)
+    yield "sample: deterministic", lambda: _deterministic(method, noise, budget)
+    yield "sample: independent of the batch", lambda: _batch_independent(method, noise, budget)
+    yield "sample: noise untouched", lambda: _noise_untouched(method, noise, budget)
+    if isinstance(method, VelocityMethod):
+        yield "velocity: one time per sample, finite on [0, 1]", lambda: _velocity(method, noise)
+    if any(True for _ in method.parameters()):
+        if not kind.needs_teacher:
+            yield "loss: finite, differentiable, seeded", lambda: _loss(method, task)
+        yield "state: saved and reloaded", lambda: _state(method, build(recipe, task, kind, spec), noise, budget)
+
+
+def check_method(spec: str, task: str = "gaussian-moons") -> list[Check]:
+    """Run every check that applies to the method ``spec`` (a registered name or ``file.py:Class``) on a task.
+
+    Later checks run even when earlier ones fail. Raises what building the method raises.
+    """
+    outcomes = []
+    for name, call in _checks(spec, task):
+        try:
+            with torch.set_grad_enabled(name.startswith("loss")):
+                call()
+            outcomes.append(Check(name, None))
+        except Exception as error:  # a conformance suite reports whatever a method throws
+            outcomes.append(
+                Check(name, f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error))
+            )
+    return outcomes

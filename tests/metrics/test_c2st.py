@@ -1,0 +1,64 @@
+"""Laws of the classifier two-sample test: chance, the Bayes accuracy between Gaussians, certainty, seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from fmbench.metrics.base import SampleContext
+from fmbench.metrics.c2st import c2st, held_out_correct, measure
+
+
+def pair(n: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 2)) + np.array([shift, 0]), rng.normal(size=(n, 2))
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0, 50.0])
+def test_reaches_the_bayes_accuracy(shift: float) -> None:
+    # The best classifier of N(0, I) against N(m, I) is right with probability Phi(|m| / 2).
+    best, n = norm.cdf(shift / 2), 600
+    accuracy = c2st(*pair(n, shift))
+    assert accuracy == pytest.approx(best, abs=0.03 + 2 * np.sqrt(best * (1 - best) / (2 * n)))
+
+
+def test_sees_what_no_linear_classifier_sees() -> None:
+    rng = np.random.default_rng(1)
+    angle = rng.uniform(0, 2 * np.pi, 300)
+    ring = 3 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert c2st(ring, 0.3 * rng.normal(size=(300, 2)), folds=2) > 0.95
+
+
+def test_same_seed_same_value_and_unequal_sizes_stay_balanced() -> None:
+    x, y = pair(120, 0.5)
+    first = held_out_correct(x, y[:60], seed=3, folds=2)
+    assert first.shape == (120,)
+    np.testing.assert_array_equal(first, held_out_correct(x[:60], y[:60], seed=3, folds=2))
+    assert (first != held_out_correct(x, y[:60], seed=4, folds=2)).any()
+
+
+def test_nobody_is_judged_by_a_classifier_that_saw_it() -> None:
+    # One nearest neighbour is always right about its own training points, and at chance about points it has not seen.
+    from sklearn.neighbors import KNeighborsClassifier
+
+    x, y = pair(400, 0.0)
+    correct = held_out_correct(x, y, classifier=lambda dim, seed: KNeighborsClassifier(1))
+    other = held_out_correct(x, y, seed=1, classifier=lambda dim, seed: KNeighborsClassifier(1))
+    assert (correct != other).any(), "the seed must also choose the folds"
+    assert correct.mean() == pytest.approx(0.5, abs=0.07)
+    # Exact copies sit in other folds under the other label, so they push it below chance.
+    assert held_out_correct(x, x, classifier=lambda dim, seed: KNeighborsClassifier(1)).mean() < 0.4
+
+
+def test_measure_is_the_mean_with_its_interval() -> None:
+    x, y = pair(100, 1.0)
+    got = measure(SampleContext("vector", 7, x, y, "hash"))
+    assert got.value == pytest.approx(c2st(x, y, seed=7))
+    assert got.ci is not None
+    assert got.ci[1] - got.ci[0] == pytest.approx(2 * 1.96 * np.sqrt(got.value * (1 - got.value) / 199), rel=1e-3)
+
+
+def test_refuses_more_folds_than_samples() -> None:
+    with pytest.raises(ValueError, match="folds must be between 2 and 3, the number of samples"):
+        c2st(np.zeros((3, 1)), np.ones((9, 1)), folds=4)

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from results_factory import estimate, result, row, simple
+
+from fmbench.report.ranking import (
+    PRIMARY,
+    STEPS,
+    anchor,
+    primary_metric,
+    rank_row,
+    rank_rule,
+    shared_ranks,
+    unranked_reason,
+)
+from fmbench.result import Estimate
+
+
+def test_disjoint_intervals_are_ranked_in_order():
+    assert shared_ranks([(4, 5), (0, 1), (2, 3)], "lower") == [3, 1, 2]
+    assert shared_ranks([(4, 5), (0, 1), (2, 3)], "higher") == [1, 3, 2]
+
+
+def test_overlapping_intervals_share_a_rank_and_the_next_rank_counts_them():
+    assert shared_ranks([(0, 2), (1, 3), (5, 6)], "lower") == [1, 1, 3]
+    assert shared_ranks([(0, 2), (1, 4), (3, 5)], "lower") == [
+        1,
+        1,
+        2,
+    ]  # a chain: only the first is better than the last
+    assert shared_ranks([(0, 1), (1, 2)], "lower") == [1, 1]  # touching is overlapping
+
+
+def test_rank_laws_on_random_intervals():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        low = rng.uniform(size=8)
+        intervals = list(zip(low, low + rng.uniform(0, 0.4, 8), strict=True))
+        ranks = shared_ranks(intervals, "lower")
+        assert min(ranks) == 1
+        order = rng.permutation(8)
+        assert shared_ranks([intervals[i] for i in order], "lower") == [ranks[i] for i in order]
+        assert shared_ranks([(-b, -a) for a, b in intervals], "higher") == ranks
+        wide = shared_ranks([(a - 1, b + 1) for a, b in intervals], "lower")
+        assert wide == [1] * 8
+
+
+def test_a_metric_without_a_better_side_ranks_nobody():
+    with pytest.raises(ValueError, match="neither"):
+        shared_ranks([(0, 1)], "neither")
+
+
+def test_the_judged_row_has_the_most_fixed_steps_in_the_budget():
+    number = {"wasserstein2": estimate(1.0)}
+    rows = [row(1, number), row(8, number), row(16, number), row(None, number, "dopri5", 90)]
+    assert rank_row(rows, 8).steps == 8
+    assert rank_row(rows, 15).steps == 8
+    assert rank_row(rows, 100).steps == 16
+    assert rank_row(rows[3:], 100) is None
+
+
+def test_a_one_step_map_is_judged_by_its_one_step():
+    null = {"wasserstein2": Estimate.missing("one step only")}
+    assert rank_row([row(1, {"wasserstein2": estimate(1.0)}), row(8, null)], 8).steps == 1
+
+
+def test_a_failed_row_is_still_the_one_that_counts():
+    rows = [row(4, {"wasserstein2": estimate(1.0)}), row(8, {}, failed="NaN")]
+    assert rank_row(rows, 8).failed == "NaN"
+
+
+def test_of_equal_steps_the_cheaper_sampler_counts():
+    number = {"wasserstein2": estimate(1.0)}
+    rows = [row(8, number, "heun", 16), row(8, number, "euler", 8)]
+    assert rank_row(rows, 8).solver == "euler"
+
+
+def test_only_the_task_s_own_names_are_anchors():
+    assert anchor(simple("data", 1, 0.1)) == "data"
+    assert anchor(simple("oracle", 1, 0.1)) == "oracle"
+    assert anchor(simple("data", 1, 0.1, model={"name": "elsewhere/data"})) is None
+    assert anchor(simple("database", 1, 0.1)) is None
+
+
+def test_who_is_not_ranked():
+    assert unranked_reason(simple("a", 1, 0.1)) is None
+    assert "--limit" in unranked_reason(simple("a", 1, 0.1, ranked=False))
+    assert "tool" in unranked_reason(simple("a", 1, 0.1, model={"division": "tool"}))
+    assert "claimed" in unranked_reason(simple("a", 1, 0.1, status="claimed"))
+
+
+def test_the_primary_metric_follows_the_kind_of_the_task():
+    vector = simple("a", 1, 0.1)
+    image = result("a", (row(8, {"wasserstein2": Estimate.missing("image"), "frechet_distance": estimate(3, 1)}),))
+    assert primary_metric([vector], PRIMARY) == "wasserstein2"
+    assert primary_metric([image], PRIMARY) == "frechet_distance"
+    told = simple("a", 1, 0.1, task="t")
+    told.task["kind"] = "image"
+    assert primary_metric([told], PRIMARY) == "frechet_distance"
+
+
+def test_the_rule_is_read_from_the_protocol(tmp_path):
+    (tmp_path / "protocols").mkdir()
+    (tmp_path / "protocols" / "mine.toml").write_text('[rank]\nvector = "sliced_wasserstein2"\nsteps = 4\n')
+    rule = rank_rule("mine", tmp_path)
+    assert (rule.steps, rule.primary["vector"], rule.primary["image"]) == (4, "sliced_wasserstein2", PRIMARY["image"])
+    assert rank_rule("gone", tmp_path).steps == STEPS
+    assert rank_rule("../protocols/mine", tmp_path).steps == STEPS
+
+
+@pytest.mark.parametrize("text", ["[rank]\nsteps = 0\n", "[rank]\nsteps = true\n", "[rank]\nvector = 3\n", "[rank"])
+def test_a_bad_rule_names_the_file(tmp_path, text):
+    (tmp_path / "protocols").mkdir()
+    (tmp_path / "protocols" / "mine.toml").write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.toml"):
+        rank_rule("mine", tmp_path)

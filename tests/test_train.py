@@ -1,0 +1,296 @@
+"""Training: the same weights with or without interruption, and one clear line when it cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fmbench.training as training
+from fmbench import noise
+from fmbench.files import sha256
+from fmbench.methods.base import Budget
+from fmbench.methods.rectified_flow import teacher_pairs
+from fmbench.model import load
+from fmbench.recipe import Recipe, Training, read
+from fmbench.registry import TASKS
+from fmbench.training import CHECKPOINT, WEIGHTS, learning_rate, train
+
+MakeRecipe = Callable[..., Recipe]
+TASK = "gaussian-8gaussians"
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / WEIGHTS).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: MakeRecipe) -> Path:
+    return train(tiny_recipe(TASK, "cfm"), tmp_path_factory.mktemp("unbroken") / "entry")
+
+
+def test_an_entry_is_weights_recipe_and_card(unbroken: Path, tiny_recipe: MakeRecipe) -> None:
+    assert sorted(p.name for p in unbroken.iterdir()) == ["README.md", WEIGHTS, "recipe.toml"]
+    recipe = read(unbroken / "recipe.toml")
+    assert recipe.identity() == tiny_recipe(TASK, "cfm").identity()
+    assert recipe.weights is not None
+    assert recipe.weights.sha256 == sha256(weights(unbroken))
+    assert recipe.weights.bytes == len(weights(unbroken))
+    assert recipe.weights.parameters == sum(v.numel() for v in load_file(unbroken / WEIGHTS).values())
+    assert recipe.made["samples_seen"] == 30 * 32
+    card = (unbroken / "README.md").read_text()
+    assert card.startswith("---\n")
+    for word in (
+        "license: apache-2.0",
+        "library_name: fmbench",
+        recipe.weights.sha256,
+        f'fmbench.load("{TASK}/entry")',
+    ):
+        assert word in card
+
+
+def test_training_repeats_itself_and_listens_to_its_seed(
+    unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    state = torch.random.get_rng_state()
+    torch.rand(5)
+    assert weights(train(tiny_recipe(TASK, "cfm"), tmp_path / "again")) == weights(unbroken)
+    other = train(tiny_recipe(TASK, "cfm", **{"train.seed": 1}), tmp_path / "other")
+    assert weights(other) != weights(unbroken)
+    torch.random.set_rng_state(state)
+    train(tiny_recipe(TASK, "cfm", **{"train.steps": 1}), tmp_path / "short")
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_stopping_at_max_steps_and_going_on_gives_the_same_weights(
+    unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    recipe = tiny_recipe(TASK, "cfm")
+    out = tmp_path / "entry"
+    seen: list[int] = []
+    for stop in (1, 7, 7, 20):
+        train(recipe, out, max_steps=stop, report=lambda step, loss: seen.append(step))
+        assert [p.name for p in out.iterdir()] == [CHECKPOINT]
+    train(recipe, out, report=lambda step, loss: seen.append(step))
+    assert seen == list(range(1, 31))
+    assert weights(out) == weights(unbroken)
+    assert not (out / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_not_continued(
+    unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    out = tmp_path / "entry"
+    train(tiny_recipe(TASK, "cfm", **{"train.seed": 1}), out, max_steps=5)
+    assert weights(train(tiny_recipe(TASK, "cfm"), out)) == weights(unbroken)
+
+
+KILLED = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from fmbench import training
+from fmbench.recipe import read
+from fmbench.registry import METHODS, NETS, TASKS
+import safetensors.torch, scipy.special
+recipe, out = read(Path(sys.argv[1])), sys.argv[2]
+METHODS.resolve("cfm"), NETS.resolve("mlp"), TASKS.resolve(recipe.task)
+torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports once, before the forks
+rename = os.replace
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def run(step, file):
+    def report(done, loss):
+        if done == step and file is None:
+            die()
+        if done == step:
+            os.replace = lambda source, target: die() if Path(target).name == file else rename(source, target)
+    training.train(recipe, out, checkpoint_seconds=0.0, report=report)
+
+for point in sys.argv[3:]:
+    step, _, file = point.partition(":")
+    child = os.fork()
+    if child == 0:
+        run(int(step), file or None)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_killed_runs_end_with_the_same_weights(unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    """SIGKILL after a step, and between writing a file (checkpoint, weights, recipe) and its rename."""
+    recipe = tiny_recipe(TASK, "cfm")
+    recipe.save(tmp_path / "recipe.toml")
+    out = tmp_path / "entry"
+    points = ["1", "4", f"6:{CHECKPOINT}", "13", f"27:{CHECKPOINT}", f"29:{WEIGHTS}"]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "recipe.toml"), str(out), *points]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert [int(code) for code in done.stdout.split()] == [-signal.SIGKILL] * len(points), done.stderr
+    assert (out / CHECKPOINT).exists()
+    assert not (out / WEIGHTS).exists()
+    assert not (out / "recipe.toml").exists()
+    seen: list[int] = []
+    train(recipe, out, report=lambda step, loss: seen.append(step))
+    assert seen == []  # all thirty steps were in the checkpoint; only the files were missing
+    assert weights(out) == weights(unbroken)
+    assert load(str(out)).sample(3).isfinite().all()
+
+
+def test_leftovers_of_a_kill_are_cleaned_away(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    out = tmp_path / "entry"
+    train(tiny_recipe(TASK, "cfm"), out, max_steps=3)
+    (out / ".checkpoint.tmp").write_bytes(b"half")
+    train(tiny_recipe(TASK, "cfm"), out)
+    assert sorted(p.name for p in out.iterdir()) == ["README.md", WEIGHTS, "recipe.toml"]
+
+
+def test_float16_storage_halves_the_file_and_keeps_the_samples(
+    tmp_path: Path, tiny_recipe: MakeRecipe, unbroken: Path
+) -> None:
+    half = train(tiny_recipe(TASK, "cfm", **{"train.storage": "float16"}), tmp_path / "half")
+    state, full = load_file(half / WEIGHTS), load_file(unbroken / WEIGHTS)
+    assert {v.dtype for v in state.values()} == {torch.float16}
+    for name, value in state.items():
+        assert torch.equal(value, full[name].half())
+    model = load(str(half))
+    assert all(p.dtype == torch.float32 for p in model.method.parameters())
+    assert torch.allclose(model.sample(50), load(str(unbroken)).sample(50), atol=0.01)
+
+
+def test_the_average_of_the_weights_is_what_is_saved(tmp_path: Path, tiny_recipe: MakeRecipe, unbroken: Path) -> None:
+    """decay 0 keeps the last weights, decay 1 the first: the saved ones lie elsewhere, and decay matters."""
+    first, last = (
+        load_file(train(tiny_recipe(TASK, "cfm", **{"train.ema": e}), tmp_path / str(e)) / WEIGHTS) for e in (1.0, 0.0)
+    )
+    some = load_file(unbroken / WEIGHTS)
+    name = "net.layers.0.weight"
+    assert (last[name] - first[name]).norm() > 5 * (some[name] - first[name]).norm() > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "factors"),
+    [
+        (Training(steps=10), {0: 1.0, 5: 0.5, 10: 0.0}),
+        (Training(steps=10, schedule="constant"), {0: 1.0, 9: 1.0}),
+        (Training(steps=100, schedule="constant", warmup=4), {0: 0.25, 1: 0.5, 3: 1.0, 50: 1.0}),
+    ],
+)
+def test_learning_rate_schedule(config: Training, factors: dict[int, float]) -> None:
+    assert {k: learning_rate(config, k) for k in factors} == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("method", ["reflow", "distill"])
+def test_students_start_from_their_teacher(method: str, zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    settings = {"teacher": f"{TASK}/tiny", "method.pairs": 256, "train.lr": 0.0, "train.steps": 2}
+    out = train(tiny_recipe(TASK, method, **settings), tmp_path / "student")
+    assert weights(out) == weights(zoo / TASK / "tiny")  # learning rate 0
+    teacher = read(zoo / TASK / "tiny" / "recipe.toml").weights
+    assert teacher is not None
+    assert read(out / "recipe.toml").made["teacher_sha256"] == teacher.sha256
+    assert load(str(out)).sample(4).isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["reflow", "distill"])
+def test_missing_teachers_are_named(method: str, zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match=f'{method} needs a teacher; set teacher = "{TASK}/entry"'):
+        train(tiny_recipe(TASK, method), tmp_path / "a")
+    with pytest.raises(ValueError, match=f"unknown entry '{TASK}/tinny'; nearest: {TASK}/tiny"):
+        train(tiny_recipe(TASK, method, teacher=f"{TASK}/tinny"), tmp_path / "b")
+
+
+def test_a_teacher_of_another_task_is_refused(zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    """Same shape, other distribution: the pairs would silently be those of the wrong task."""
+    with pytest.raises(ValueError, match="teacher"):
+        train(
+            tiny_recipe("gaussian-moons", "reflow", teacher=f"{TASK}/tiny", **{"method.pairs": 256}),
+            tmp_path / "x",
+            max_steps=1,
+        )
+
+
+def test_conditional_reflow_is_refused_or_labelled(zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    """Pairs carry no labels: a conditional student would never see one and still be sampled with them."""
+    recipe = tiny_recipe(
+        "digits", "reflow", conditional=True, teacher="digits/tiny-conditional", **{"method.pairs": 256}
+    )
+    try:
+        out = train(recipe, tmp_path / "student")
+    except ValueError:
+        return
+    before = load_file(zoo / "digits" / "tiny-conditional" / WEIGHTS)["net.embedding.weight"]
+    after = load_file(out / WEIGHTS)["net.embedding.weight"]
+    assert ((after - before).abs().amax(dim=1) > 1e-5)[:10].all()  # every class is trained, beyond weight decay
+
+
+def test_a_diverging_loss_stops_with_the_step(
+    tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(TASK, "cfm", **{"train.lr": 1e30, "train.schedule": "constant"})
+    with pytest.raises(
+        ValueError, match=r"training loss became (nan|inf) at step \d+; lower train.lr or set train.clip"
+    ):
+        train(recipe, tmp_path / "x")
+    assert not (tmp_path / "x" / WEIGHTS).exists()
+
+
+def test_an_unwritable_folder_is_named_before_any_work(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match=r"cannot write in .*file/entry: .*; choose another folder with --out"):
+        train(tiny_recipe(TASK, "cfm"), tmp_path / "file" / "entry")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method.sgma": 0.1}, r"\[method\]: unknown key 'sgma'; nearest: sigma; allowed: label_dropout, sigma"),
+        ({"method.sigma": "wide"}, r"\[method\]: sigma must be float, got 'wide' \(str\)"),
+        ({"net.depht": 2}, r"\[net\]: unknown key 'depht'; nearest: depth"),
+        ({"net.name": "mpl"}, "unknown net 'mpl'; nearest: mlp"),
+        ({"method.name": "cmf"}, "unknown method 'cmf'; nearest: .*cfm"),
+        ({"task": "mixture-3d"}, "unknown task 'mixture-3d'; nearest: mixture-"),
+        ({"method": {"name": "oracle"}}, "oracle has nothing to train"),
+    ],
+)
+def test_bad_recipes_are_named(settings: dict, words: str, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match=words):
+        train(tiny_recipe(TASK, "cfm", **settings), tmp_path / "x")
+
+
+def test_training_never_shares_random_numbers_with_evaluation(
+    zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the training seed and the evaluation seed are, equal or not."""
+    used: set[int] = set()
+
+    def recorded(*key: int) -> torch.Generator:
+        made = noise.generator(*key)
+        used.add(made.initial_seed())
+        return made
+
+    monkeypatch.setattr(training, "generator", recorded)
+    monkeypatch.setattr("fmbench.methods.rectified_flow.generator", recorded)
+    train(tiny_recipe(TASK, "cfm", **{"train.steps": 5}), tmp_path / "x")
+    teacher_pairs(TASKS.resolve(TASK)(), load(f"{TASK}/tiny").method, 300, Budget("euler", 1))
+    assert len(used) >= 7
+
+    evaluated: set[int] = set()
+
+    def sample(n: int, random: torch.Generator) -> torch.Tensor:
+        evaluated.add(random.initial_seed())
+        return torch.zeros(n)
+
+    for seed in (0, 1, 2209):
+        for stream in noise.STREAMS:
+            noise.draw(sample, 0, 8 * noise.BLOCK, seed, stream)
+    assert len(evaluated) == 3 * len(noise.STREAMS) * 8
+    assert not used & evaluated
