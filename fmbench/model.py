@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -141,6 +143,22 @@ def build(recipe: Recipe, task: Task, kind: type[Method], where: str) -> Method:
     return kind(kind.build_net(task, dict(recipe.net), recipe.conditional), **parameters)
 
 
+def _execute(file: Path) -> ModuleType:
+    """The module of a file, executed once per content; it stays in ``sys.modules``, as ``inspect`` and dataclasses need."""
+    name = f"fmbench_user_{file.stem}_{sha256(str(file.resolve()).encode() + file.read_bytes())[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
 def method_class(spec: str) -> type[Method]:
     """The class of a registered name or of ``path/to/file.py:Class``; the file is executed, so it must be the user's own words.
 
@@ -152,10 +170,7 @@ def method_class(spec: str) -> type[Method]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no file {path} for the method {spec}")
-    module_spec = importlib.util.spec_from_file_location(f"fmbench_user_{file.stem}", file)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = _execute(file)
     kind = getattr(module, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, Method)):
         found = [

@@ -28,7 +28,7 @@ class Training:
         lr: peak learning rate of AdamW, after ``warmup`` steps; cosine decay to 0 unless ``schedule`` is "constant".
         weight_decay: decoupled weight decay.
         clip: gradient norm limit, 0 for none.
-        ema: decay of the exponential moving average of the weights that is saved.
+        ema: decay of the exponential moving average of the weights that is saved, warmed up as (1 + step) / (10 + step).
         seed: key of every random number in the run.
         storage: dtype of the saved weights, float32 or float16.
     """

@@ -63,14 +63,16 @@ def plan(
 
     ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, or a model of another task.
     """
-    from fmbench.catalogue import find, list_entries
+    from fmbench.catalogue import LOCAL_ENTRIES, find, kebab, list_entries
 
     if models is not None and not models:
         raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")
     chosen: list[tuple[str, str | None]] = []
     for name in models if models is not None else [e for t in spec.tasks for e in list_entries(t)]:
         if ".py:" in name:
-            chosen += [(name, task) for task in spec.tasks]
+            entry = kebab(name.rpartition(":")[2])
+            trained = [task for task in spec.tasks if (LOCAL_ENTRIES / task / entry / "recipe.toml").is_file()]
+            chosen += [(name, task) for task in trained or spec.tasks]
             continue
         task = find(name).recipe.task
         if task not in spec.tasks:

@@ -83,7 +83,7 @@ def _loss(method: Method, task: Task) -> None:
         "loss() draws from the global generator; use the one it is given",
     )
     again = method.loss(batch, generator(2))
-    _require(float(loss) == float(again), "loss() is not determined by the batch and the generator")
+    _require(bool(loss.detach() == again.detach()), "loss() is not determined by the batch and the generator")
     loss.backward()
     without = [name for name, p in method.named_parameters() if p.grad is None]
     _require(not without, f"parameters without gradient: {', '.join(without[:3])}")

@@ -42,6 +42,17 @@ def _seeded(recipe: Recipe, make: Callable[[], Method]) -> Method:
         return make()
 
 
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Exponential moving average for AveragedModel; the decay warms up as (1 + n) / (10 + n), so that short runs forget their start."""
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
 class Run:
     """The state of one training run: method, average, optimiser, step."""
 
@@ -49,8 +60,7 @@ class Run:
         config = recipe.train
         self.recipe, self.method, self.step = recipe, method, 0
         self.seconds = 0.0
-        average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
-        self.average = torch.optim.swa_utils.AveragedModel(method, multi_avg_fn=average)
+        self.average = torch.optim.swa_utils.AveragedModel(method, multi_avg_fn=moving_average(config.ema))
         self.optimiser = torch.optim.AdamW(
             method.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )

@@ -167,14 +167,22 @@ def test_float16_storage_halves_the_file_and_keeps_the_samples(
     assert torch.allclose(model.sample(50), load(str(unbroken)).sample(50), atol=0.01)
 
 
-def test_the_average_of_the_weights_is_what_is_saved(tmp_path: Path, tiny_recipe: MakeRecipe, unbroken: Path) -> None:
-    """decay 0 keeps the last weights, decay 1 the first: the saved ones lie elsewhere, and decay matters."""
-    first, last = (
-        load_file(train(tiny_recipe(TASK, "cfm", **{"train.ema": e}), tmp_path / str(e)) / WEIGHTS) for e in (1.0, 0.0)
-    )
-    some = load_file(unbroken / WEIGHTS)
+@pytest.mark.parametrize("decay", [0.25, 0.999])
+def test_the_average_of_the_weights_is_what_is_saved(decay: float, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    """The average of four steps, put together from runs of 1 to 4 steps that keep their last weights (decay 0)."""
     name = "net.layers.0.weight"
-    assert (last[name] - first[name]).norm() > 5 * (some[name] - first[name]).norm() > 0
+
+    def saved(steps: int, ema: float) -> torch.Tensor:
+        settings = {"train.steps": steps, "train.ema": ema, "train.schedule": "constant", "train.lr": 0.1}
+        return load_file(train(tiny_recipe(TASK, "cfm", **settings), tmp_path / f"{steps}-{ema}") / WEIGHTS)[name]
+
+    first, *later = (saved(steps, 0.0) for steps in (1, 2, 3, 4))
+    average = first
+    for n, current in enumerate(later, start=1):
+        keep = min(decay, (1 + n) / (10 + n))
+        average = keep * average + (1 - keep) * current
+    assert torch.allclose(saved(4, decay), average, atol=1e-6)
+    assert not torch.allclose(average, later[-1], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fmbench.metrics.info import METRICS, MetricInfo
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
 from fmbench.report.judging import Judged, metric_info
-from fmbench.report.ranking import DIVISIONS
+from fmbench.report.ranking import DIVISIONS, Standing, standing
 from fmbench.report.samplers import Sampler, row_for, sampler_label, sampler_of
 from fmbench.result import Estimate, Result, Row
 
@@ -37,12 +37,10 @@ class Column:
     estimate: Callable[[Result], Estimate | None] | None = None
     numeric: bool = True
 
-    def interval(self, result: Result) -> tuple[float, float] | None:
-        """The 95 % interval behind the cell (a point without one), None when there is no number."""
+    def standing(self, result: Result) -> Standing | None:
+        """What the cell is compared by, None when there is no number."""
         estimate = self.estimate(result) if self.estimate else None
-        if estimate is None or estimate.value is None:
-            return None
-        return estimate.ci or (estimate.value, estimate.value)
+        return None if estimate is None or estimate.value is None else standing(estimate)
 
 
 def describe(info: MetricInfo) -> str:
@@ -138,7 +136,11 @@ def columns_of(
         return lambda j: text_cell(j.result.model.get(key, ""))
 
     return [
-        Column("rank", "1 + the number of entries of the division that are better beyond both 95 % intervals.", _rank),
+        Column(
+            "rank",
+            "1 + the number of entries of the division that are better beyond doubt (95 %, differences by seed).",
+            _rank,
+        ),
         Column("entry", "The entry.", lambda j: text_cell(j.label, clean(j.result.model["name"], 200)), numeric=False),
         Column("method", "How it was trained.", model("method"), numeric=False),
         Column("params", "Number of parameters.", lambda j: count_cell(j.result.model.get("parameters"))),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fmbench.metrics.info import METRICS, MetricInfo
 from fmbench.report.cells import clean
-from fmbench.report.ranking import DIVISIONS, anchor, rank_row, shared_ranks, unranked_reason
+from fmbench.report.ranking import DIVISIONS, Standing, anchor, rank_row, shared_ranks, standing, unranked_reason
 from fmbench.report.samplers import NO_SOLVER
 from fmbench.result import Result, Row
 
@@ -23,7 +23,7 @@ class Judged:
         result: the result.
         group: one of :data:`GROUPS`.
         row: the row it is judged by, if it has one.
-        value, interval: the primary metric there, when ranked.
+        value, standing: the primary metric there, when ranked.
         reason: why it is not ranked.
         rank: its rank in its division, when ranked.
         label: how the table calls it.
@@ -34,7 +34,7 @@ class Judged:
     row: Row | None
     reason: str = ""
     value: float = 0.0
-    interval: tuple[float, float] = (0.0, 0.0)
+    standing: Standing | None = None
     rank: int | None = None
     label: str = ""
 
@@ -63,8 +63,7 @@ def _place(result: Result, primary: str, budget: int) -> Judged:
     estimate = row.metrics.get(primary)
     if estimate is None or estimate.value is None:
         return Judged(result, "unranked", row, f"{primary}: {(estimate and estimate.reason) or 'not recorded'}")
-    interval = estimate.ci or (estimate.value, estimate.value)
-    return Judged(result, result.model["division"], row, "", estimate.value, interval)
+    return Judged(result, result.model["division"], row, "", estimate.value, standing(estimate))
 
 
 def judge(results: Sequence[Result], primary: str, budget: int) -> list[Judged]:
@@ -73,7 +72,7 @@ def judge(results: Sequence[Result], primary: str, budget: int) -> list[Judged]:
     better = metric_info(primary).better
     for division in DIVISIONS:
         group = [j for j in judged if j.group == division]
-        ranks = shared_ranks([j.interval for j in group], better) if group else []
+        ranks = shared_ranks([j.standing for j in group if j.standing], better) if group else []
         for j, rank in zip(group, ranks, strict=True):
             j.rank = rank
     short = [clean(j.result.entry) for j in judged]

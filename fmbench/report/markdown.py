@@ -16,9 +16,10 @@ HEADER = """<!-- Written by `fmbench leaderboard build` from the files in result
 number as CSV.
 
 - **Numbers** are *value ± half-width of the 95 % interval*, two digits of uncertainty; *@N*: N fixed steps.
-- **rank** is 1 + the number of entries of the same division whose interval lies entirely on the better side, so
-  entries that overlap share a rank. An entry is judged by its row with the most fixed steps within the budget, a
-  one-step map by its one step.
+- **rank** is 1 + the number of entries of the same division that are better beyond doubt; entries that cannot be told
+  apart share a rank. All entries see the same noise and reference samples, so with several evaluation seeds it is the
+  differences seed by seed that must exclude 0 (95 %, Student t); with one seed the intervals must not overlap. An entry
+  is judged by its row with the most fixed steps within the budget, a one-step map by its one step.
 - **Bold**: no ranked entry of the division is significantly better in this column.
 - **data** (fresh real samples scored like a model) and **oracle** (exact velocity) are anchors: they bound the others,
   unranked.

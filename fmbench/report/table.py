@@ -132,11 +132,11 @@ def _mark_best(columns: Sequence[Column], judged: Sequence[Judged], cells: list[
         if column.better not in ("lower", "higher"):
             continue
         for division in DIVISIONS:
-            found = {i: column.interval(j.result) for i, j in enumerate(judged) if j.group == division}
-            intervals = {i: interval for i, interval in found.items() if interval is not None}
-            ranks = shared_ranks(list(intervals.values()), column.better)
-            for place, rank in zip(intervals, ranks, strict=True):
-                if rank == 1 and len(intervals) > 1:
+            found = {i: column.standing(j.result) for i, j in enumerate(judged) if j.group == division}
+            standings = {i: standing for i, standing in found.items() if standing is not None}
+            ranks = shared_ranks(list(standings.values()), column.better)
+            for place, rank in zip(standings, ranks, strict=True):
+                if rank == 1 and len(standings) > 1:
                     cells[place][index] = replace(cells[place][index], best=True)
 
 

@@ -1,0 +1,86 @@
+"""Laws of Jacobian products and divergences: against full Jacobians, on vectors, images and attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence, jacobian_product, transposed_product
+from fmbench.metrics.likelihood import rademacher
+from fmbench.nets.unet import UNet
+from fmbench.noise import generator
+from fmbench.shapes import Velocity
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+MATRIX, BIAS = normal(12, 12, seed=1), normal(12, seed=2)
+
+
+def curved(x: Tensor, t: Tensor) -> Tensor:
+    """A field that mixes all dimensions and depends on time."""
+    return torch.tanh(x.flatten(1) @ MATRIX.T + t[:, None] * BIAS).reshape(x.shape)
+
+
+def full_jacobian(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
+    """(n, D, D) by reverse mode, one sample at a time."""
+    rows = [
+        torch.autograd.functional.jacobian(lambda z, s=s: velocity(z[None], s[None])[0].flatten(), point)
+        for point, s in zip(x, t, strict=True)
+    ]
+    return torch.stack(rows).flatten(2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 2, 2)])
+def test_products_and_trace_are_those_of_the_full_jacobian(shape: tuple[int, ...]) -> None:
+    x, u, w = (normal(4, *shape, seed=k) for k in (3, 4, 5))
+    t = torch.linspace(0, 1, 4, dtype=torch.float64)
+    jacobian = full_jacobian(curved, x, t)
+    v, forward = jacobian_product(curved, x, t, u)
+    _, backward = transposed_product(curved, x, t, w)
+    torch.testing.assert_close(v, curved(x, t))
+    torch.testing.assert_close(forward.flatten(1), torch.einsum("nij,nj->ni", jacobian, u.flatten(1)))
+    torch.testing.assert_close(backward.flatten(1), torch.einsum("nij,ni->nj", jacobian, w.flatten(1)))
+    trace = jacobian.diagonal(dim1=1, dim2=2).sum(dim=1)
+    for chunk in (1, 5, 32):
+        torch.testing.assert_close(exact_divergence(curved, x, t, chunk)[1], trace)
+
+
+def test_attention_and_switched_off_gradients_do_not_matter() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
+        net = UNet((1, 4, 4), channels=8, multipliers=(1,), attention=(4,), groups=2)
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    x, t = normal(2, 1, 4, 4).float(), torch.full((2,), 0.3)
+    trace = full_jacobian(net, x, t).diagonal(dim1=1, dim2=2).sum(dim=1).detach()
+    assert trace.abs().min() > 0.01
+    with torch.no_grad():
+        torch.testing.assert_close(exact_divergence(net, x, t)[1].float(), trace, rtol=1e-3, atol=1e-4)
+    frozen = torch.no_grad()(net.forward)
+    torch.testing.assert_close(exact_divergence(frozen, x, t)[1].float(), trace, rtol=1e-3, atol=1e-4)
+
+
+def test_the_variance_of_rademacher_probes_is_that_of_the_off_diagonal() -> None:
+    n = 20_000
+    matrix = normal(4, 4, seed=6)
+    symmetric = (matrix + matrix.T) / 2
+    variance = 2 * (symmetric.square().sum() - symmetric.diagonal().square().sum())
+    field = lambda x, t: x @ matrix.T  # noqa: E731
+    x, t = torch.zeros(n, 4, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+    probes = rademacher((2, n, 4), generator(7)).double()
+    single, both = (hutchinson_divergence(field, x, t, p)[1] for p in (probes[:1], probes))
+    assert single.mean() == pytest.approx(float(matrix.trace()), abs=4 * float(variance / n) ** 0.5)
+    assert single.var() == pytest.approx(float(variance), rel=0.05)
+    assert both.var() == pytest.approx(float(variance) / 2, rel=0.05)
+
+
+def test_rademacher_probes_are_exact_on_a_diagonal() -> None:
+    scale = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
+    probes = rademacher((1, 50, 3), generator(8)).double()
+    trace = hutchinson_divergence(lambda x, t: scale * x, normal(50, 3), torch.zeros(50), probes)[1]
+    torch.testing.assert_close(trace, torch.full_like(trace, 2.5))
+    assert set(probes.flatten().tolist()) == {-1.0, 1.0}

@@ -1,0 +1,325 @@
+"""The harness: noise contract, resume, failures, anchors, measured NFE."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fmbench
+from fmbench import catalogue, protocol, result
+from fmbench.evaluation import Options
+from fmbench.files import sha256
+from fmbench.runner import evaluate_one, plan, run
+from fmbench.tasks.toys import gaussian_moons
+
+PROTOCOL = """
+name = "tiny"
+version = 1
+summary = "for tests"
+tasks = ["gaussian-moons"]
+samples = {samples}
+seeds = [0, 1, 2]
+samplers = [{{ solver = "euler", steps = 1 }}, {{ solver = "heun", steps = 3 }}, {{ solver = "dopri5" }}]
+metrics = ["wasserstein2", "sliced_wasserstein2", "frechet_distance", "truncation_gap", "straightness", "transport_cost"]
+flow = {{ samples = 64, steps = 8 }}
+latency = {{ batch = 32, seconds = 0.0 }}
+rank = {{ vector = "wasserstein2", image = "frechet_distance", steps = 3 }}
+"""
+ENTRY = "gaussian-moons/cfm"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(PROTOCOL.format(samples=300))
+    return path
+
+
+def facts(r):
+    """A result without what legitimately differs between runs: clocks and memory."""
+    content = r.to_json() if dataclasses.is_dataclass(r) else dict(r)
+    for key in ("seconds", "created", "peak_memory_bytes", "environment"):
+        content.pop(key)
+    for row in content["rows"]:
+        row.pop("latency")
+    return json.loads(json.dumps(content))
+
+
+def test_a_result_is_complete_and_survives_its_file(tiny, tmp_path):
+    data, model = fmbench.evaluate(ENTRY, tiny, out=tmp_path / "out")
+    path = tmp_path / "out" / "results" / "tiny" / "gaussian-moons" / "cfm.json"
+    assert result.read(path).to_json() == json.loads(json.dumps(model.to_json(), default=list)) or facts(result.read(path)) == facts(model)
+    assert model.model["weights_sha256"] == catalogue.find(ENTRY).recipe.weights.sha256
+    assert model.benchmark["sha256"] == protocol.read(tiny).sha256
+    assert not list((tmp_path / "out" / ".units").glob("*/*"))
+    for row in model.rows:
+        assert set(row.metrics) == {"wasserstein2", "sliced_wasserstein2", "frechet_distance", "truncation_gap"}
+        assert row.metrics["frechet_distance"].value is None
+        assert "image" in row.metrics["frechet_distance"].reason
+        low, high = row.metrics["wasserstein2"].ci
+        assert low < row.metrics["wasserstein2"].value < high
+        assert row.metrics["wasserstein2"].n == 900
+        assert row.latency["p50"] <= row.latency["p95"]
+    assert data.rows[0].solver == "none"
+    assert data.flow["straightness"].value is None
+
+
+def test_nfe_is_measured(tiny):
+    _, model = fmbench.evaluate(ENTRY, tiny)
+    euler, heun, dopri5 = model.rows
+    assert euler.nfe == {"network": 1.0, "guidance": 0.0}
+    assert heun.nfe["network"] == 6.0
+    assert dopri5.nfe["network"] >= 14
+    assert dopri5.steps is None
+
+
+def test_samples_do_not_depend_on_the_batch_size(tiny):
+    spec, task = protocol.read(tiny), gaussian_moons()
+    by_size = {}
+    for size in (100, 256, 1000):
+        model = fmbench.load(ENTRY)
+        by_size[size] = evaluate_one(spec, task, model, Options(batch_size=size), None)
+    for size in (100, 1000):
+        for row, other in zip(by_size[256].rows, by_size[size].rows, strict=True):
+            assert row.metrics["wasserstein2"].value == pytest.approx(other.metrics["wasserstein2"].value, abs=1e-5)
+        # An adaptive solver always sees one noise block, so its samples are identical to the bit.
+        assert by_size[size].rows[2].samples["sha256"] == by_size[256].rows[2].samples["sha256"]
+
+
+def test_samples_agree_to_float_tolerance_for_all_batch_sizes():
+    model = fmbench.load(ENTRY)
+    reference = model.sample(1000, seed=5, steps=8, batch_size=256)
+    for size in (1, 100, 1000):
+        gap = float((model.sample(1000, seed=5, steps=8, batch_size=size) - reference).abs().max())
+        assert gap < 1e-5, (size, gap)
+    assert sha256(model.sample(1000, seed=5, steps=8).numpy().tobytes()) == sha256(reference.numpy().tobytes())
+
+
+def test_a_finished_result_is_not_made_again_until_something_changes(tiny, tmp_path):
+    out = tmp_path / "out"
+    first = run(tiny, [ENTRY], out).results[1]
+    assert run(tiny, [ENTRY], out).results[1].created == first.created
+    assert run(tiny, [ENTRY], out).results[1].seconds == first.seconds
+    limited = run(tiny, [ENTRY], out, options=Options(limit=100)).results[1]
+    assert not limited.ranked
+    assert limited.rows[0].samples["n"] == 300
+    again = run(tiny, [ENTRY], out).results[1]
+    assert again.ranked
+    assert facts(again) == facts(first)
+
+
+def test_another_seed_set_draws_other_samples_and_is_not_ranked(tiny, tmp_path):
+    spec, task, model = protocol.read(tiny), gaussian_moons(), fmbench.load(ENTRY)
+    one = evaluate_one(spec, task, model, Options(), None)
+    two = evaluate_one(spec, task, model, Options(seed_set=1), None)
+    assert two.seeds == (1000, 1001, 1002)
+    assert not two.ranked
+    assert one.rows[0].samples["sha256"] != two.rows[0].samples["sha256"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
+    spec = tmp_path / "tiny.toml"
+    spec.write_text(PROTOCOL.format(samples=5000))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = [sys.executable, "-m", "fmbench", "run", str(spec), "-m", ENTRY, "--json", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = time.monotonic()
+    subprocess.run([*command, str(whole)], check=True, capture_output=True, env=environment)
+    duration = time.monotonic() - started
+    chance = random.Random(7)
+    for _ in range(5):
+        process = subprocess.Popen([*command, str(broken)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        try:
+            process.communicate(timeout=chance.uniform(0.3, 0.9) * duration)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        for path in broken.rglob("*.json"):
+            json.loads(path.read_text())  # whole or not there
+    subprocess.run([*command, str(broken)], check=True, capture_output=True, env=environment)
+    for name in ("data", "cfm"):
+        one, two = (json.loads((out / f"results/tiny/gaussian-moons/{name}.json").read_text()) for out in (whole, broken))
+        assert facts(one) == facts(two)
+    assert not list(broken.rglob("*.tmp"))
+
+
+def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
+    """A crash after the first sampler leaves its units; the next run does not sample them again."""
+    from fmbench import evaluation
+
+    out, calls = tmp_path / "out", []
+    original = evaluation.generate
+
+    def counted(method, noise, budget, labels, batch_size):
+        calls.append(budget.solver)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return original(method, noise, budget, labels, batch_size)
+
+    monkeypatch.setattr(evaluation, "generate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, [ENTRY], out)
+    assert calls == ["euler"] * 3 + ["heun"] * 2
+    calls[:] = [""] * 100
+    run(tiny, [ENTRY], out)
+    assert calls[100:] == ["heun"] * 2 + ["dopri5"] * 3
+
+
+def test_a_damaged_unit_is_made_again(tiny, tmp_path, monkeypatch):
+    from fmbench import units
+
+    path = tmp_path / "u.safetensors"
+    made = units.stored(path, lambda: units.Unit(torch.ones(3, 2), {"network": 3}))
+    kept = units.stored(path, lambda: pytest.fail("made twice"))
+    assert torch.equal(made.samples, kept.samples)
+    assert kept.counts == {"network": 3}
+    path.write_bytes(path.read_bytes()[:40])
+    assert units.stored(path, lambda: units.Unit(torch.zeros(1, 2), {"network": 9})).counts == {"network": 9}
+
+
+class Diverging(nn.Module):
+    """A field that gives NaN for some samples."""
+
+    def forward(self, x, t):
+        return torch.where(x > 2, torch.nan, x)
+
+
+def test_nan_samples_fail_their_row_with_the_reason_and_the_others_go_on(tiny):
+    _, bad = fmbench.evaluate(fmbench.wrap(Diverging(), "gaussian-moons", "diverging"), tiny)
+    assert all("NaN" in row.failed for row in bad.rows)
+    assert all(e.value is None for row in bad.rows for e in row.metrics.values())
+    json.dumps(bad.to_json(), allow_nan=False)
+
+
+def test_a_model_that_raises_fails_its_row(tiny):
+    class Raising(nn.Module):
+        def forward(self, x, t):
+            raise RuntimeError("out of cheese")
+
+    with pytest.raises(RuntimeError, match="cheese"):
+        fmbench.wrap(Raising(), "gaussian-moons", "raising").sample(3)
+    _, bad = fmbench.evaluate(fmbench.wrap(Raising(), "gaussian-moons", "raising"), tiny)
+    assert all("out of cheese" in row.failed for row in bad.rows)
+
+
+def test_corrupted_weights_are_one_line_and_the_others_go_on(tiny, tmp_path):
+    import shutil
+
+    folder = tmp_path / "entry"
+    shutil.copytree(catalogue.find(ENTRY).folder, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10] + b"0123456789")
+    outcome = run(tiny, [str(folder), ENTRY], tmp_path / "out")
+    (line,) = outcome.errors
+    assert "expected" in line
+    assert "found" in line
+    assert [r.model["name"] for r in outcome.results] == ["gaussian-moons/data", ENTRY]
+
+
+def test_bad_requests_are_refused_before_any_work(tiny, tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        run(tiny, [], tmp_path / "out")
+    with pytest.raises(ValueError, match="gaussian-8gaussians"):
+        run(tiny, ["gaussian-8gaussians/cfm"], tmp_path / "out")
+    with pytest.raises(ValueError, match="at least 1"):
+        Options(batch_size=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        Options(limit=0)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(PermissionError, match="--out"):
+        run(tiny, [ENTRY], file / "below")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tiny, tmp_path):
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from fmbench.runner import run\n"
+        "import fmbench.evaluation, fmbench.metrics.wasserstein, ot, scipy\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"run({str(tiny)!r}, [{ENTRY!r}], Path({str(tmp_path / 'out')!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "File too large" in done.stderr
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+
+
+def test_the_plan_has_the_data_anchor_first_and_every_bundled_entry():
+    spec = protocol.read("quick")
+    names = [name for _, _, name in plan(spec, None, "cpu")]
+    assert names[0] == "gaussian-8gaussians/data"
+    assert {"digits/oracle", "digits/cfm", "gaussian-moons/oracle"} <= set(names)
+    assert not [name for name in names if "digits-cnn" in name]
+
+
+def test_torchcfm_networks_are_evaluated_as_they_are(tiny):
+    models = pytest.importorskip("torchcfm.models.models")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = models.MLP(dim=2, w=32, time_varying=True)
+    wrapped = fmbench.wrap(net, "gaussian-moons", "torchcfm-mlp", lambda m, x, t: m(torch.cat([x, t[:, None]], dim=1)))
+    data, foreign = fmbench.evaluate(wrapped, tiny)
+    assert foreign.rows[0].nfe["network"] == 1.0
+    assert foreign.flow["straightness"].value > 0
+    # Its own Euler loop on the harness's noise gives the harness's samples.
+    x = wrapped.noise(0, 300, 0)
+    with torch.no_grad():
+        for k in range(4):
+            x = x + net(torch.cat([x, torch.full((300, 1), k / 4)], dim=1)) / 4
+    np.testing.assert_allclose(wrapped.sample(300, seed=0, steps=4), x, atol=1e-5)
+    assert data.rows[0].metrics["wasserstein2"].value < foreign.rows[0].metrics["wasserstein2"].value
+
+
+def test_the_data_row_is_the_floor_and_the_oracle_reaches_it(tmp_path):
+    spec = protocol.read("quick")
+    spec = dataclasses.replace(spec, samplers=(protocol.Sampler("euler", 64),), samples=400)
+    data = evaluate_one(spec, gaussian_moons(), None, Options(), None)
+    oracle = evaluate_one(spec, gaussian_moons(), fmbench.load("gaussian-moons/oracle"), Options(), None)
+    floor, exact = data.rows[0].metrics["wasserstein2"], oracle.rows[0].metrics["wasserstein2"]
+    assert exact.value < 1.5 * floor.value
+    assert oracle.model["division"] == "anchor"
+
+
+def test_protocols_refuse_what_they_do_not_know(tiny):
+    text = tiny.read_text()
+    for wrong, message in (
+        (text.replace("wasserstein2", "waserstein2", 1), "nearest: wasserstein2"),
+        (text.replace("gaussian-moons", "gaussian-moon"), "nearest: gaussian-moons"),
+        (text.replace('"heun"', '"hoin"'), "nearest: heun"),
+        (text + "\nextra = 1", "extra"),
+        (text.replace("version = 1", 'version = "1"'), "version must be int"),
+        (text.replace("summary", "sumary"), "summary"),
+    ):
+        tiny.write_text(wrong)
+        with pytest.raises(ValueError, match=message):
+            protocol.read(tiny)
+
+
+def test_the_hash_of_a_protocol_changes_with_its_content_not_its_layout(tiny):
+    before = protocol.read(tiny).sha256
+    text = tiny.read_text()
+    tiny.write_text("# a comment\n" + text)
+    assert protocol.read(tiny).sha256 == before
+    tiny.write_text(text.replace("samples = 300", "samples = 301"))
+    assert protocol.read(tiny).sha256 != before
+
+
+def test_every_bundled_protocol_can_be_read():
+    for name in fmbench.list_benchmarks():
+        spec = protocol.read(name)
+        assert spec.name == name
+        assert Path(name).name == name
