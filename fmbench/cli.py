@@ -330,7 +330,7 @@ def cmd_leaderboard(args: argparse.Namespace) -> int:
     folder = args.folder or Path("leaderboard")
     if not (folder / "results").is_dir():
         raise UsageError(f"{folder} has no results folder; name the folder that `fmbench run --out` wrote")
-    written = build_leaderboard(folder)
+    written = build_leaderboard(folder, args.readme)
     _print_json([str(path) for path in written]) if args.json else print("\n".join(str(path) for path in written))
     return DONE
 
@@ -428,6 +428,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p = add("build", cmd_leaderboard, "tables and page from result files", board)
     p.add_argument("folder", nargs="?", type=Path, help="folder with results/ (default: leaderboard)")
+    p.add_argument("--readme", type=Path, help="Markdown file whose marked tables are filled from the results")
     add("sysinfo", cmd_sysinfo, "versions and devices")
     return top
 

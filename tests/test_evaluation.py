@@ -58,7 +58,9 @@ def facts(r):
 def test_a_result_is_complete_and_survives_its_file(tiny, tmp_path):
     data, model = fmbench.evaluate(ENTRY, tiny, out=tmp_path / "out")
     path = tmp_path / "out" / "results" / "tiny" / "gaussian-moons" / "cfm.json"
-    assert result.read(path).to_json() == json.loads(json.dumps(model.to_json(), default=list)) or facts(result.read(path)) == facts(model)
+    assert result.read(path).to_json() == json.loads(json.dumps(model.to_json(), default=list)) or facts(
+        result.read(path)
+    ) == facts(model)
     assert model.model["weights_sha256"] == catalogue.find(ENTRY).recipe.weights.sha256
     assert model.benchmark["sha256"] == protocol.read(tiny).sha256
     assert not list((tmp_path / "out" / ".units").glob("*/*"))
@@ -139,7 +141,9 @@ def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
     duration = time.monotonic() - started
     chance = random.Random(7)
     for _ in range(5):
-        process = subprocess.Popen([*command, str(broken)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        process = subprocess.Popen(
+            [*command, str(broken)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
         try:
             process.communicate(timeout=chance.uniform(0.3, 0.9) * duration)
         except subprocess.TimeoutExpired:
@@ -149,7 +153,9 @@ def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
             json.loads(path.read_text())  # whole or not there
     subprocess.run([*command, str(broken)], check=True, capture_output=True, env=environment)
     for name in ("data", "cfm"):
-        one, two = (json.loads((out / f"results/tiny/gaussian-moons/{name}.json").read_text()) for out in (whole, broken))
+        one, two = (
+            json.loads((out / f"results/tiny/gaussian-moons/{name}.json").read_text()) for out in (whole, broken)
+        )
         assert facts(one) == facts(two)
     assert not list(broken.rglob("*.tmp"))
 

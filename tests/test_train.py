@@ -19,9 +19,9 @@ from fmbench.files import sha256
 from fmbench.methods.base import Budget
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.model import load
-from fmbench.recipe import Recipe, Training, read
+from fmbench.recipe import Recipe, read
 from fmbench.registry import TASKS
-from fmbench.training import CHECKPOINT, WEIGHTS, learning_rate, train
+from fmbench.training import CHECKPOINT, WEIGHTS, train
 
 MakeRecipe = Callable[..., Recipe]
 TASK = "gaussian-8gaussians"
@@ -183,18 +183,6 @@ def test_the_average_of_the_weights_is_what_is_saved(decay: float, tmp_path: Pat
         average = keep * average + (1 - keep) * current
     assert torch.allclose(saved(4, decay), average, atol=1e-6)
     assert not torch.allclose(average, later[-1], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("config", "factors"),
-    [
-        (Training(steps=10), {0: 1.0, 5: 0.5, 10: 0.0}),
-        (Training(steps=10, schedule="constant"), {0: 1.0, 9: 1.0}),
-        (Training(steps=100, schedule="constant", warmup=4), {0: 0.25, 1: 0.5, 3: 1.0, 50: 1.0}),
-    ],
-)
-def test_learning_rate_schedule(config: Training, factors: dict[int, float]) -> None:
-    assert {k: learning_rate(config, k) for k in factors} == pytest.approx(factors)
 
 
 @pytest.mark.parametrize("method", ["reflow", "distill"])

@@ -7,6 +7,9 @@ because the fused CPU and GPU kernels have no forward-mode derivative.
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
@@ -18,8 +21,17 @@ CHUNK = 32
 """Basis vectors pushed through the network at once by :func:`exact_divergence`; bounds its memory."""
 
 
+@cache
+def _load_forward_mode() -> None:
+    """Let torch compile its forward-mode formulas (once per process), without its warning about how it does that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+        jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
+
+
 def jacobian_product(velocity: Velocity, x: Points, t: Times, tangent: Tensor) -> tuple[Points, Tensor]:
     """``v(x, t)`` and ``J(x, t) tangent``, all of shape (batch, *shape); forward mode, about two evaluations."""
+    _load_forward_mode()
     with sdpa_kernel(SDPBackend.MATH):
         return jvp(lambda z: velocity(z, t), (x,), (tangent,))
 

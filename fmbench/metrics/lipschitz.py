@@ -56,8 +56,8 @@ def local_lipschitz(
 ) -> np.ndarray:
     """Largest singular value of dv/dx met along each trajectory, the maximum over its nodes, (n,) float64, per unit time.
 
-    Every node starts from the singular vector of the node before plus a fresh random one, so that a field whose dominant direction
-    changes over time is followed.
+    Every node starts from the singular vector of the node before plus a fresh random one of about its length, so that a field whose
+    dominant direction changes over time is followed.
 
     Args:
         velocity: v(x, t), differentiable.
@@ -72,7 +72,8 @@ def local_lipschitz(
     u = torch.zeros_like(x0)
     for node in reference_nodes(velocity, x0, steps):
         fresh = torch.randn(x0.shape, generator=generator, dtype=torch.float64).to(x0)
-        sigma, u = largest_singular_value(velocity, node.x, node.times, u + _unit(fresh), iterations)
+        start = u + fresh / x0[0].numel() ** 0.5
+        sigma, u = largest_singular_value(velocity, node.x, node.times, start, iterations)
         highest = torch.maximum(highest, sigma)
     return highest.cpu().numpy()
 

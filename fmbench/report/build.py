@@ -10,6 +10,7 @@ from fmbench.files import write_atomic
 from fmbench.report import csv, markdown, site
 from fmbench.report.ranking import rank_rule
 from fmbench.report.reading import read_results
+from fmbench.report.readme import fill
 from fmbench.report.table import Table, TableKey, build
 from fmbench.result import Result
 
@@ -30,16 +31,19 @@ def tables_of(
     return tables
 
 
-def build_leaderboard(folder: Path) -> list[Path]:
+def build_leaderboard(folder: Path, readme: Path | None = None) -> list[Path]:
     """Write ``README.md``, ``index.html`` and ``tables/<benchmark>.csv`` from ``folder/results``; return their paths.
 
-    The same results give the same bytes. Raises ValueError naming the file when one is damaged; nothing is written.
+    With ``readme`` the marked tables of that file are filled too (:mod:`fmbench.report.readme`). The same results give the same bytes.
+    Raises ValueError naming the file when one is damaged; nothing is written.
     """
     results = read_results(folder / "results")
     tables = tables_of(results, folder)
     contents = {folder / "README.md": markdown.render(tables), folder / "index.html": site.render(tables)}
     for name in sorted({result.benchmark["name"] for result in results}):
         contents[folder / "tables" / f"{name}.csv"] = csv.render([r for r in results if r.benchmark["name"] == name])
+    if readme is not None:
+        contents[readme] = fill(readme.read_text(), tables)
     for path, content in contents.items():
         write_atomic(path, content)
     return list(contents)

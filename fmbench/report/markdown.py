@@ -44,7 +44,8 @@ def escape_line(text: str) -> str:
     return re.sub(r"^(\d*)([-+#.)=])", r"\1\\\2", escape(text))
 
 
-def _cell(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
+    """A cell's text for a Markdown table, bold when nothing in its division is better."""
     text = escape(cell.text)
     return f"**{text}**" if cell.best else text
 
@@ -72,7 +73,7 @@ def table_lines(table: Table) -> list[str]:
     columns = [table.columns[i] for i in shown]
     head = "| " + " | ".join(escape(c.title) for c in columns) + " |"
     rule = "|" + "|".join("---:" if c.numeric else ":---" for c in columns) + "|"
-    body = ["| " + " | ".join(_cell(row.cells[i]) for i in shown) + " |" for row in table.rows]
+    body = ["| " + " | ".join(cell_text(row.cells[i]) for i in shown) + " |" for row in table.rows]
     notes = [*_notes("Failed or not ranked", table.failures), *_notes("Why some cells are empty", table.gaps())]
     return [f"### {escape(key.task)}", "", caption, "", head, rule, *body, *notes, ""]
 

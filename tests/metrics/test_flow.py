@@ -64,7 +64,9 @@ def test_the_residual_shows_a_solve_that_is_too_coarse():
 
 
 def test_constant_velocity_is_perfectly_straight():
-    solve = reference_solve(lambda x, t: torch.ones_like(x) * 3.0, torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), 8)
+    solve = reference_solve(
+        lambda x, t: torch.ones_like(x) * 3.0, torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), 8
+    )
     np.testing.assert_allclose(solve.straightness, 0, atol=1e-5)
     np.testing.assert_allclose(solve.curvature, 0, atol=1e-9)
     np.testing.assert_allclose(solve.energy, 18, rtol=1e-6)

@@ -185,7 +185,7 @@ def test_unusable_input_is_named() -> None:
         log_likelihood(linear, torch.where(x1 == x1[1, 1], math.nan, x1), 4)
     with pytest.raises(ValueError, match="backward solve diverged for 3 of 3"):
         log_likelihood(lambda x, t: 1e300 * x**3, x1, 2)
-    with pytest.raises(ValueError, match="whole grey levels from 0 to 255, got values from -1 to 0.5"):
+    with pytest.raises(ValueError, match=r"whole grey levels from 0 to 255, got values from -1 to 0\.5"):
         dequantise(torch.tensor([-1.0, 0.5]), 256, -1, 1, generator(0))
     with pytest.raises(ValueError, match="whole grey levels from 0 to 16"):
         dequantise(torch.tensor([17]), 17, -1, 1, generator(0))

@@ -141,8 +141,7 @@ def test_density_integrates_to_one(name: str) -> None:
 @pytest.mark.parametrize("name", MIXTURES)
 def test_log_prob_against_scipy(name: str) -> None:
     mixture = task_of(name).target_mixture
-    assert mixture is not None
-    assert mixture.frame is not None
+    assert mixture is not None and mixture.frame is not None
     x = mixture.sample(20, generator(7)).double()
     density = 0.0
     for mean, std, weight in zip(mixture.means, mixture.stds, mixture.weights, strict=True):
@@ -156,8 +155,7 @@ def test_log_prob_against_scipy(name: str) -> None:
 @pytest.mark.parametrize("name", MIXTURES)
 def test_rotation_is_orthogonal_and_no_identity(name: str) -> None:
     mixture = task_of(name).target_mixture
-    assert mixture is not None
-    assert mixture.frame is not None
+    assert mixture is not None and mixture.frame is not None
     eye = torch.eye(mixture.dim, dtype=torch.float64)
     assert torch.allclose(mixture.frame.T @ mixture.frame, eye, atol=1e-12)
     assert (mixture.frame - eye).abs().max() > 0.3

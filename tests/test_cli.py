@@ -1,0 +1,187 @@
+"""The command line as its user meets it: output, exit codes, one clear line for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fmbench
+from fmbench import cli
+
+METHOD = '''
+import torch
+from fmbench.methods import VelocityMethod
+
+
+class MyMethod(VelocityMethod):
+    """Flow matching, written out."""
+
+    def __init__(self, net, power: float = 1.0):
+        super().__init__(net)
+        self.power = power
+
+    def loss(self, batch, generator):
+        t = torch.rand(len(batch.x0), generator=generator) ** self.power
+        s = t.reshape(-1, *[1] * (batch.x0.ndim - 1))
+        error = self.net((1 - s) * batch.x0 + s * batch.x1, t) - (batch.x1 - batch.x0)
+        return error.square().mean()
+'''
+ENTRY = "gaussian-moons/cfm"
+
+
+def run(*words):
+    return cli.main([str(word) for word in words])
+
+
+def one_line(capsys):
+    captured = capsys.readouterr()
+    (line,) = captured.err.strip().splitlines()
+    assert line.startswith("fmbench: ")
+    return line
+
+
+def test_list_shows_every_kind(capsys):
+    assert run("list") == 0
+    text = capsys.readouterr().out
+    for name in ("digits/ot-cfm", "w-cfm", "mixture-64d", "transport-2d", "wasserstein2"):
+        assert name in text
+    assert "digits-cnn" not in text
+
+
+@pytest.mark.parametrize("kind", cli.KINDS)
+def test_list_as_json_is_what_the_api_says(kind, capsys):
+    assert run("list", kind, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {kind: list(getattr(fmbench, f"list_{kind}")())}
+
+
+@pytest.mark.parametrize(
+    "name", ["digits/ot-cfm", "ot-cfm", "digits", "gaussian-moons", "quick", "straightness", "digits/oracle"]
+)
+def test_info_of_anything(name, capsys):
+    assert run("info", name) == 0
+    assert name in capsys.readouterr().out
+    assert run("info", name, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kind"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "parts"),
+    [
+        (["info", "digits/ot-cmf"], 2, ["digits/ot-cmf", "nearest: digits/ot-cfm"]),
+        (["sample", "gaussian-moons/cmf", "-o", "x.png"], 2, ["nearest", ENTRY]),
+        (["sample", ENTRY, "-o", "x.jpg"], 2, [".png or .npy"]),
+        (["sample", ENTRY, "--solver", "eulr", "-o", "x.png"], 2, ["eulr", "nearest: euler"]),
+        (["sample", ENTRY, "--guidance", "2", "-o", "x.png"], 1, ["guidance 2"]),
+        (["sample", ENTRY, "--label", "1", "-o", "x.png"], 2, ["no labels"]),
+        (["sample", "gaussian-moons/rf-distill", "--steps", "4", "-o", "x.png"], 1, ["steps 1 only"]),
+        (["sample", "mixture-16d/cfm", "-o", "x.png"], 1, [".npy"]),
+        (["run", "quik", "--out", "o"], 2, ["quik", "nearest: quick"]),
+        (["run", "quick", "-m", "--out", "o"], 1, ["empty"]),
+        (["run", "digits", "-m", ENTRY, "--out", "o"], 1, ["gaussian-moons", "digits"]),
+        (["run", "quick", "--device", "cuda:99", "--out", "o"], 2, ["cuda:99", "available"]),
+        (["train", "gaussian-moons/cfm", "--set", "train.stps=3", "--out", "o"], 1, ["stps", "steps"]),
+        (["train", "--method", "cfm", "--task", "gaussian-mons"], 2, ["nearest: gaussian-moons"]),
+        (["train", "--method", "reflow", "--task", "gaussian-moons", "--out", "o"], 1, ["teacher"]),
+        (["train"], 2, ["--method"]),
+        (["check", "no_such.py:Thing"], 1, ["no file no_such.py"]),
+        (["leaderboard", "build", "nowhere"], 2, ["nowhere"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_exit_code(words, code, parts, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == code
+    line = one_line(capsys)
+    for part in parts:
+        assert part in line
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["sample", ENTRY, "--steps", "0"], ["sample", ENTRY, "-n", "0"], ["run", "quick", "--limit", "-3"], ["list", "x"]],
+)
+def test_wrong_usage_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(*words)
+    assert stop.value.code == 2
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="nearest"):
+        run("info", "nothing-like-it", "--debug")
+
+
+def test_sample_writes_pictures_and_arrays(tmp_path, capsys):
+    assert run("sample", "digits/cfm", "-n", 9, "--steps", 2, "-o", tmp_path / "grid.png") == 0
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (28 * 5, 28 * 5)
+    assert run("sample", ENTRY, "-n", 50, "--steps", 2, "-o", tmp_path / "cloud.png") == 0
+    assert run("sample", ENTRY, "-n", 50, "--steps", 2, "-o", tmp_path / "cloud.npy") == 0
+    assert np.array_equal(np.load(tmp_path / "cloud.npy"), fmbench.load(ENTRY).sample(50, steps=2).numpy())
+
+
+def test_conditional_samples_follow_their_label_and_guidance_is_counted(tmp_path):
+    model = fmbench.load("digits/cfm-cond")
+    assert model.conditional
+    assert not np.array_equal(
+        model.sample(4, steps=4, labels=np_labels(3)), model.sample(4, steps=4, labels=np_labels(7))
+    )
+    assert (
+        run("sample", "digits/cfm-cond", "--label", 3, "--guidance", 2, "-n", 4, "--steps", 4, "-o", tmp_path / "x.png")
+        == 0
+    )
+
+
+def np_labels(k):
+    import torch
+
+    return torch.full((4,), k)
+
+
+def test_a_method_of_your_own_needs_one_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_method.py").write_text(METHOD)
+    spec = "my_method.py:MyMethod"
+    assert run("check", spec) == 0
+    assert "FAILED" not in capsys.readouterr().out
+    assert run("run", "quick", "-m", spec, "--limit", 64) == 1
+    assert "fmbench train --method my_method.py:MyMethod" in capsys.readouterr().err
+    assert (
+        run("train", "--method", spec, "--task", "digits", "--set", "train.steps=3", "--set", "method.power=0.5") == 0
+    )
+    assert (tmp_path / "entries/digits/my-method/model.safetensors").is_file()
+    capsys.readouterr()
+    assert run("run", "quick", "-m", spec, "--limit", 64, "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [r["model"]["name"] for r in results] == ["digits/data", "digits/my-method"]
+    assert results[1]["model"]["division"] == "open"
+    assert {p.name for p in (tmp_path / "runs").iterdir()} >= {"README.md", "index.html", "tables", "results"}
+
+
+def test_check_finds_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "bad.py").write_text(
+        METHOD.replace("generator=generator", "").replace("self.net((1", "self.net(torch.rand(1) + (1")
+    )
+    assert run("check", f"{tmp_path / 'bad.py'}:MyMethod") == 1
+    assert "global generator" in capsys.readouterr().out
+    (tmp_path / "none.py").write_text("x = 1\n")
+    assert run("check", f"{tmp_path / 'none.py'}:MyMethod") == 1
+    assert "no class MyMethod" in one_line(capsys)
+
+
+def test_interrupted_output_is_quiet():
+    code = "import sys; from fmbench.cli import main; sys.exit(main(['list']))"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)
+    )
+    writer.stdout.close()
+    assert b"Traceback" not in writer.communicate()[1]
+
+
+def test_sysinfo(capsys):
+    assert run("sysinfo", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["fmbench"] == fmbench.__version__
