@@ -38,6 +38,11 @@ Report = Callable[[str, int, int], None]
 """Progress: (what, done, total)."""
 
 
+def one_line(error: Exception) -> str:
+    """An exception as one line: its type and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+
+
 def quiet(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
@@ -91,7 +96,6 @@ class Evaluation:
     units: Path | None
     extractor: Extractor | None
     report: Report = quiet
-    done: int = 0
     references: dict[int, tuple[Tensor, np.ndarray | None]] = field(default_factory=dict)
 
     @property
@@ -178,7 +182,11 @@ class Evaluation:
                 estimates[name] = Estimate.missing(f"defined for {' and '.join(INFO[name].kinds)} tasks only")
                 continue
             measure = METRICS.resolve(name)
-            estimates[name] = over_seeds([measure(context) for context in contexts])
+            chosen = contexts[:1] if INFO[name].first_seed else contexts
+            try:
+                estimates[name] = over_seeds([measure(context) for context in chosen])
+            except (ValueError, RuntimeError) as error:
+                estimates[name] = Estimate.missing(f"could not be computed: {one_line(error)}")
         return estimates
 
     def reference(self) -> Trajectories | None:
@@ -216,9 +224,7 @@ class Evaluation:
             try:
                 samples, made = self.samples(sampler, seed)
             except (ValueError, RuntimeError, ArithmeticError) as error:
-                return self._failed(
-                    empty, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-                )
+                return self._failed(empty, one_line(error))
             bad = int((~samples.isfinite()).flatten(1).any(dim=1).sum())
             if bad:
                 return self._failed(empty, f"{bad} of {len(samples)} samples are NaN or infinite (seed {seed})")
@@ -267,7 +273,19 @@ class Evaluation:
         digest = {"n": len(everything), "sha256": sha256(everything.numpy().tobytes())}
         return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, metrics, None, digest)
 
-    def flow(self, solve: Trajectories | None) -> dict[str, Estimate]:
+    def solve(self) -> tuple[Trajectories | None, dict[str, Estimate]]:
+        """The reference solve, if there is one, and the flow metrics; a solve that fails makes them null with the reason."""
+        names = [name for name in self.spec.metrics if INFO[name].scope == "flow"]
+        try:
+            solve = self.reference()
+            if solve is not None and not bool(solve.stop.isfinite().all()):
+                raise ValueError("some trajectories are NaN or infinite")
+            return solve, self.flow(solve, names)
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            reason = f"the reference solve failed: {one_line(error)}"
+            return None, {name: Estimate.missing(reason) for name in names}
+
+    def flow(self, solve: Trajectories | None, names: Sequence[str]) -> dict[str, Estimate]:
         """The flow metrics; a one-step map still has a transport cost, from its own samples of the first seed."""
         cost = None if solve is None else solve.cost
         if cost is None and self.model is not None and self.model.method.steps_allowed:
@@ -276,18 +294,17 @@ class Evaluation:
             moved = self.model.sample(n, seed=seed, steps=steps).flatten(1) - self.model.noise(0, n, seed).flatten(1)
             cost = moved.double().square().sum(dim=1).numpy()
         context = FlowContext(solve, cost, self.task.w2_squared)
-        return {name: METRICS.resolve(name)(context) for name in self.spec.metrics if INFO[name].scope == "flow"}
+        return {name: METRICS.resolve(name)(context) for name in names}
 
     def run(self) -> Result:
         """The whole evaluation."""
         began = time.monotonic()
         total = len(self.spec.samplers) + 1
+        self.report(self.name, 0, total)
+        solve, flow = self.solve()
         if self.model is None:
-            rows, flow = (self.data_row(),), self.flow(None)
+            rows = (self.data_row(),)
         else:
-            self.report(self.name, 0, total)
-            solve = self.reference()
-            flow = self.flow(solve)
             rows = []
             for index, sampler in enumerate(self.spec.samplers):
                 self.report(self.name, index + 1, total)

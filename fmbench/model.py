@@ -127,6 +127,12 @@ class Model:
             labels = self.labels(0, n, seed)
         elif len(labels) != n:
             raise ValueError(f"{len(labels)} labels for {n} samples")
+        elif not self.conditional:
+            raise ValueError(f"{self.name} takes no labels")
+        elif not (labels.min() >= 0 and labels.max() < self.task.num_classes):
+            raise ValueError(
+                f"labels must be in [0, {self.task.num_classes}), got {int(labels.min())} to {int(labels.max())}"
+            )
         return generate(self.method, self.noise(0, n, seed), budget, labels, batch_size).samples
 
 
@@ -199,7 +205,11 @@ def _load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
     identity: dict[str, Any] = {"license": recipe.license, "recipe": recipe.identity(), "code_sha256": code_hash(kind)}
     if any(True for _ in method.parameters()):
         state = read_safetensors(entry.read_weights())
-        method.load_state_dict({k: v.float() for k, v in state.items()})
+        try:
+            method.load_state_dict({k: v.float() for k, v in state.items()})
+        except RuntimeError as error:
+            what = str(error).partition("\n")[2].strip().partition("\n")[0]
+            raise ValueError(f"{entry.folder}: the weights do not fit the recipe's [net]: {what}") from None
         assert recipe.weights is not None
         identity["weights_sha256"] = recipe.weights.sha256
     return Model(entry.name, task, method.eval().to(device), recipe, identity)

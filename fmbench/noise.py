@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 256
+EVALUATION = 0x5EED
+"""First word of every evaluation key: training and pair generation use keys without it."""
 STREAMS = ("source", "label", "data", "reference", "bootstrap")
 """Independent purposes: changing how much one of them draws never shifts another."""
 
@@ -28,6 +30,6 @@ def draw(sample: Callable[[int, torch.Generator], Tensor], start: int, stop: int
     if not 0 <= start < stop:
         raise ValueError(f"sample range must satisfy 0 <= start < stop, got {start}, {stop}")
     blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
-    drawn = torch.cat([sample(BLOCK, generator(seed, STREAMS.index(stream), block)) for block in blocks])
+    drawn = torch.cat([sample(BLOCK, generator(EVALUATION, seed, STREAMS.index(stream), block)) for block in blocks])
     offset = blocks.start * BLOCK
     return drawn[start - offset : stop - offset]

@@ -221,6 +221,6 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
                 raise ValueError(f"unknown recipe table {parent!r} in {dotted!r}; allowed: method, net, train")
             table = table[parent]
         table[key] = value
-        if parents and parents[0] in ("net", "train") and recipe.division == "closed" and dotted != "train.seed":
+        if dotted.partition(".")[0] in ("net", "train") and recipe.division == "closed" and dotted != "train.seed":
             content["division"] = "open"
     return parse(content, "recipe with overrides")

@@ -138,7 +138,16 @@ def train(
         raise ValueError(
             f'{recipe.method["name"]} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher'
         )
-    teacher = load(recipe.teacher, device=device).method if recipe.teacher else None
+    if kind.needs_teacher and recipe.conditional:
+        raise ValueError(
+            f"{recipe.method['name']} trains on pairs without labels; a conditional recipe needs another method"
+        )
+    teacher = None
+    if recipe.teacher:
+        loaded = load(recipe.teacher, device=device)
+        if loaded.task.name != recipe.task:
+            raise ValueError(f"teacher {recipe.teacher} is of task {loaded.task.name}, the recipe of {recipe.task}")
+        teacher = loaded.method
     method = _seeded(recipe, lambda: build(recipe, task, kind, str(out / "recipe.toml")))
     if not any(True for _ in method.parameters()):
         raise ValueError(f"{recipe.method['name']} has nothing to train")
@@ -164,7 +173,8 @@ def train(
         run.save(checkpoint)
         return out
     write_entry(recipe, run, out, device)
-    checkpoint.unlink(missing_ok=True)
+    for leftover in (checkpoint, checkpoint.with_suffix(".tmp")):
+        leftover.unlink(missing_ok=True)
     return out
 
 

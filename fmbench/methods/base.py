@@ -69,7 +69,12 @@ class Budget:
 
     def times(self) -> Tensor:
         """The time grid, float64, from 0 to 1."""
-        return uniform_grid(self.steps) if self.grid is None else checked_grid(torch.tensor(self.grid))
+        if self.grid is None:
+            return uniform_grid(self.steps)
+        grid = checked_grid(torch.tensor(self.grid, dtype=torch.float64))
+        if grid[0] != 0 or grid[-1] != 1:
+            raise ValueError(f"a sampling grid must run from 0 to 1, got {grid[0]:g} to {grid[-1]:g}")
+        return grid
 
 
 class Method(nn.Module, ABC):

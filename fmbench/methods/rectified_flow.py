@@ -34,7 +34,7 @@ def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget
         raise ValueError(
             f'reflow and distillation need a velocity model as teacher, got {what}; set teacher = "task/entry"'
         )
-    device = next(teacher.parameters()).device
+    device = next((p.device for p in (*teacher.parameters(), *teacher.buffers())), torch.device("cpu"))
     starts, stops = [], []
     with torch.no_grad():
         for block in range(-(-count // BLOCK)):

@@ -17,6 +17,7 @@ class MetricInfo:
         kinds: task kinds it applies to.
         interval: how its 95 % interval is made.
         summary: one sentence.
+        first_seed: measured on the first evaluation seed only, whose noise the reference solve starts from.
     """
 
     label: str
@@ -26,6 +27,7 @@ class MetricInfo:
     kinds: tuple[str, ...]
     interval: str
     summary: str
+    first_seed: bool = False
 
 
 BOTH = ("vector", "image")
@@ -77,6 +79,7 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         MEAN,
         "RMS distance per dimension to the reference solution from the same noise.",
+        first_seed=True,
     ),
     "straightness": MetricInfo(
         "S",

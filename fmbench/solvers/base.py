@@ -25,8 +25,8 @@ def uniform_grid(steps: int) -> Tensor:
 def checked_grid(grid: Tensor) -> Tensor:
     """A monotone 1-D grid of at least two times in [0, 1], increasing (sampling) or decreasing (inversion)."""
     grid = torch.as_tensor(grid, dtype=torch.float64)
-    steps = grid.diff()
-    monotone = grid.ndim == 1 and len(grid) > 1 and bool((steps > 0).all() or (steps < 0).all())
+    steps = grid.diff() if grid.ndim == 1 else torch.empty(0)
+    monotone = len(steps) > 0 and bool((steps > 0).all() or (steps < 0).all())
     if not monotone or grid.min() < 0 or grid.max() > 1:
         raise ValueError(
             f"a time grid must be strictly monotone in [0, 1] with at least two points, got {grid.tolist()}"

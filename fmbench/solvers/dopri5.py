@@ -26,7 +26,7 @@ class Dopri5(Solver):
         self.rtol, self.atol = rtol, atol
 
     def solve(self, velocity: Velocity, x: Points, grid: Tensor) -> Points:
-        """See :meth:`Solver.solve`; only the ends of ``grid`` matter."""
+        """See :meth:`Solver.solve`; only the ends of ``grid`` matter. Raises ValueError when the step size underflows or NaN appears."""
         from torchdiffeq import odeint
 
         grid = checked_grid(grid)
@@ -35,4 +35,7 @@ class Dopri5(Solver):
         def field(t: Tensor, state: Tensor) -> Tensor:
             return velocity(state, t.to(state).expand(len(state)))
 
-        return odeint(field, x, ends, rtol=self.rtol, atol=self.atol, method="dopri5")[-1]  # type: ignore[index]
+        try:
+            return odeint(field, x, ends, rtol=self.rtol, atol=self.atol, method="dopri5")[-1]  # type: ignore[index]
+        except AssertionError as error:  # how torchdiffeq says that it cannot go on
+            raise ValueError(f"dopri5 stopped: {error}; the velocity is NaN or too stiff for its tolerances") from None

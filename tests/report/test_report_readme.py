@@ -15,9 +15,10 @@ def test_marked_tables_are_replaced_and_the_rest_is_kept():
     assert text.startswith("before\n<!-- fmbench:")
     assert text.endswith("<!-- /fmbench -->\nafter\n")
     assert "old numbers" not in text
-    assert [
-        line.split("|")[2].strip() for line in text.splitlines() if line.startswith(("| 1", "| 2"))
-    ] == ["one", "two"]
+    assert [line.split("|")[2].strip() for line in text.splitlines() if line.startswith(("| 1", "| 2"))] == [
+        "one",
+        "two",
+    ]
     assert fill(text, tables) == text
     assert fill("no markers", tables) == "no markers"
 
