@@ -30,6 +30,8 @@ class SampleContext:
         endpoints: (k, d) reference solutions from the same first k noises, None without a velocity field.
         extract: features of flattened samples, (n, d) -> (n, f), None for vector tasks.
         extractor: name and hash of the feature extractor.
+        reference_features: (m, f) features of the reference.
+        only_seed: whether this is the protocol's only seed, so that the interval must come from these samples alone.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class SampleContext:
     extract: Callable[[np.ndarray], np.ndarray] | None = None
     extractor: dict[str, Any] | None = None
     reference_features: np.ndarray | None = None
+    only_seed: bool = True
 
     @cached_property
     def features(self) -> np.ndarray:
