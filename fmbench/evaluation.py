@@ -170,7 +170,7 @@ class Evaluation:
             extract=extract,
             extractor=None if extractor is None else extractor.identity,
             reference_features=features,
-            only_seed=self.task.finite and self.model is None or len(self.spec.seeds) == 1,
+            only_seed=(self.task.finite and self.model is None) or len(self.spec.seeds) == 1,
         )
 
     def metrics(self, contexts: Sequence[SampleContext]) -> dict[str, Estimate]:

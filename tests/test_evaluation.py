@@ -334,3 +334,19 @@ def test_every_bundled_protocol_can_be_read():
         spec = protocol.read(name)
         assert spec.name == name
         assert Path(name).name == name
+
+
+def test_every_registered_metric_is_described_and_gives_a_number_or_a_reason():
+    from fmbench.metrics.info import METRICS as info
+    from fmbench.registry import METRICS, TASKS
+
+    assert set(METRICS.table) == set(info)
+    spec = dataclasses.replace(
+        protocol.read("digits"), metrics=tuple(info), samples=40, samplers=(protocol.Sampler("euler", 2),)
+    )
+    found = evaluate_one(spec, TASKS.resolve("digits")(), fmbench.load("digits/oracle"), Options(limit=40), None)
+    estimates = {**found.rows[0].metrics, **found.flow}
+    assert set(estimates) == set(info)
+    for name, estimate in estimates.items():
+        assert (estimate.value is None) == bool(estimate.reason), name
+    assert {name for name, e in estimates.items() if e.value is None} == {"wasserstein2", "normalized_path_energy"}

@@ -32,6 +32,7 @@ class MetricInfo:
 
 BOTH = ("vector", "image")
 SEEDS = "Student t over evaluation seeds; delete-a-group jackknife with one seed"
+SPREAD = "normal, from the spread over samples, with balls and classifiers kept fixed"
 MEAN = "normal, from the spread over trajectories"
 
 METRICS: dict[str, MetricInfo] = {
@@ -70,6 +71,57 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         SEEDS,
         "Unbiased squared MMD with the cubic kernel on classifier features (KID).",
+    ),
+    "precision": MetricInfo(
+        "P",
+        "",
+        "higher",
+        "samples",
+        ("image",),
+        SPREAD,
+        "Share of samples inside the k-nearest-neighbour balls of real ones.",
+    ),
+    "recall": MetricInfo(
+        "R", "", "higher", "samples", ("image",), SPREAD, "Share of real samples inside the balls of generated ones."
+    ),
+    "density": MetricInfo(
+        "density",
+        "",
+        "neither",
+        "samples",
+        ("image",),
+        SPREAD,
+        "How many real balls hold a sample, in units of k; 1 for real data.",
+    ),
+    "coverage": MetricInfo(
+        "coverage",
+        "",
+        "higher",
+        "samples",
+        ("image",),
+        SPREAD,
+        "Share of real samples whose ball holds a generated one.",
+    ),
+    "mmd": MetricInfo(
+        "MMD^2", "", "lower", "samples", BOTH, SEEDS, "Unbiased squared MMD with a Gaussian kernel of median bandwidth."
+    ),
+    "c2st": MetricInfo(
+        "C2ST",
+        "",
+        "lower",
+        "samples",
+        BOTH,
+        SPREAD,
+        "Accuracy of a classifier that tells samples from real ones; 0.5 is the floor.",
+    ),
+    "authenticity": MetricInfo(
+        "auth",
+        "",
+        "neither",
+        "samples",
+        ("image",),
+        SPREAD,
+        "Share of samples farther from their nearest training image than it is from its own.",
     ),
     "truncation_gap": MetricInfo(
         "gap",

@@ -2,7 +2,7 @@
 
 A velocity treats the rows of a batch independently, so one forward-mode pass with the same tangent for every row gives that product
 for all of them at once; nothing is looped over samples and no (D, D) matrix is kept. Attention is computed by its plain formula inside,
-because the fused CPU and GPU kernels have no forward-mode derivative.
+because torch's fused kernels have no forward-mode derivative.
 """
 
 from __future__ import annotations

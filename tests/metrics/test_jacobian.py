@@ -49,7 +49,16 @@ def test_products_and_trace_are_those_of_the_full_jacobian(shape: tuple[int, ...
         torch.testing.assert_close(exact_divergence(curved, x, t, chunk)[1], trace)
 
 
-def test_attention_and_switched_off_gradients_do_not_matter() -> None:
+def test_fused_attention_is_differentiated() -> None:
+    field = lambda x, t: torch.nn.functional.scaled_dot_product_attention(x, 2 * x, x)  # noqa: E731
+    x, t = normal(2, 1, 4, 8).float(), torch.zeros(2)
+    with pytest.raises(NotImplementedError, match="forward AD"):
+        torch.func.jvp(lambda z: field(z, t), (x,), (x,))
+    trace = full_jacobian(field, x, t).diagonal(dim1=1, dim2=2).sum(dim=1)
+    torch.testing.assert_close(exact_divergence(field, x, t)[1].float(), trace, rtol=1e-4, atol=1e-4)
+
+
+def test_unet_and_switched_off_gradients() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
         net = UNet((1, 4, 4), channels=8, multipliers=(1,), attention=(4,), groups=2)
