@@ -33,7 +33,7 @@ def jacobian_product(velocity: Velocity, x: Points, t: Times, tangent: Tensor) -
     """``v(x, t)`` and ``J(x, t) tangent``, all of shape (batch, *shape); forward mode, about two evaluations."""
     _load_forward_mode()
     with sdpa_kernel(SDPBackend.MATH):
-        return jvp(lambda z: velocity(z, t), (x,), (tangent,))
+        return jvp(lambda z: velocity(z, t), (x,), (tangent,))  # type: ignore[return-value]
 
 
 def transposed_product(velocity: Velocity, x: Points, t: Times, cotangent: Tensor) -> tuple[Points, Tensor]:
@@ -42,7 +42,7 @@ def transposed_product(velocity: Velocity, x: Points, t: Times, cotangent: Tenso
     The velocity must not switch gradients off inside: the product would then be zero.
     """
     with sdpa_kernel(SDPBackend.MATH):
-        v, pull = vjp(lambda z: velocity(z, t), x)
+        v, pull = vjp(lambda z: velocity(z, t), x)  # type: ignore[misc]
         return v, pull(cotangent)[0]
 
 
