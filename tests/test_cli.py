@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fmbench
@@ -124,22 +125,36 @@ def test_sample_writes_pictures_and_arrays(tmp_path, capsys):
     assert np.array_equal(np.load(tmp_path / "cloud.npy"), fmbench.load(ENTRY).sample(50, steps=2).numpy())
 
 
-def test_conditional_samples_follow_their_label_and_guidance_is_counted(tmp_path):
-    model = fmbench.load("digits/cfm-cond")
-    assert model.conditional
-    assert not np.array_equal(
-        model.sample(4, steps=4, labels=np_labels(3)), model.sample(4, steps=4, labels=np_labels(7))
-    )
+def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
+    folder = tmp_path / "cond"
     assert (
-        run("sample", "digits/cfm-cond", "--label", 3, "--guidance", 2, "-n", 4, "--steps", 4, "-o", tmp_path / "x.png")
+        run(
+            "train",
+            "--method",
+            "cfm",
+            "--task",
+            "digits",
+            "--set",
+            "conditional=true",
+            "--set",
+            "train.steps=2",
+            "--out",
+            folder,
+        )
         == 0
     )
-
-
-def np_labels(k):
-    import torch
-
-    return torch.full((4,), k)
+    model = fmbench.load(str(folder))
+    assert model.conditional
+    with torch.no_grad():  # two steps teach it nothing: make the labels matter
+        model.method.net.label_embedding.weight.mul_(10)
+        model.method.net.head[-2].weight.normal_(generator=torch.Generator().manual_seed(0))
+    three, seven = (model.sample(4, steps=2, labels=torch.full((4,), k)) for k in (3, 7))
+    assert not torch.equal(three, seven)
+    words = ["sample", folder, "--label", 3, "--guidance", 2, "-n", 4, "--steps", 2, "-o", tmp_path / "x.png"]
+    assert run(*words) == 0
+    capsys.readouterr()
+    assert run(*[w if w != 3 else 10 for w in words]) == 2
+    assert "0 to 9" in one_line(capsys)
 
 
 def test_a_method_of_your_own_needs_one_file(tmp_path, monkeypatch, capsys):
