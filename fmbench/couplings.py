@@ -59,7 +59,7 @@ def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
     method = "sinkhorn" if shifted.max() < SAFE_EXPONENT * regularisation else "sinkhorn_log"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the marginals are checked below, on the plan itself
-        plan = ot.sinkhorn(a, b, shifted, regularisation, method=method, numItermax=2000, stopThr=1e-3)
+        plan = np.asarray(ot.sinkhorn(a, b, shifted, regularisation, method=method, numItermax=2000, stopThr=1e-3))
     # The last half-step satisfies the rows exactly, converged or not: the columns carry the error.
     worst = max(np.abs(plan.sum(axis=1) - a).sum(), np.abs(plan.sum(axis=0) - b).sum())
     if not worst < 0.05:  # also catches NaN

@@ -200,6 +200,7 @@ def _load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
                 f"{entry.name} runs code from {recipe.method['name']}; say so with -m {recipe.method['name']}"
             )
         kind = METHODS.resolve(recipe.method["name"])
+    assert kind is not None
     task = TASKS.resolve(recipe.task)()
     method = build(recipe, task, kind, str(entry.folder / "recipe.toml"))
     identity: dict[str, Any] = {"license": recipe.license, "recipe": recipe.identity(), "code_sha256": code_hash(kind)}

@@ -104,7 +104,7 @@ def parse(content: Mapping[str, Any], where: str) -> Protocol:
         for name in names:
             if name not in known:
                 raise UnknownName(f"{where}: {nearest(kind, name, known)}")
-    fields = {k: tuple(v) if k in ("tasks", "seeds", "metrics") else v for k, v in content.items()}
+    fields: dict[str, Any] = {k: tuple(v) if k in ("tasks", "seeds", "metrics") else v for k, v in content.items()}
     fields["samplers"] = tuple(Sampler(**sampler) for sampler in content["samplers"])
     return Protocol(**fields, sha256=fingerprint(content))
 

@@ -58,7 +58,7 @@ def held_out_correct(
         raise ValueError(f"folds must be between 2 and {n}, the number of samples on the smaller side, got {folds}")
     points, labels = np.concatenate([x[:n], y[:n]]), np.repeat([0, 1], n)
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    predicted = cross_val_predict(classifier(points.shape[1], seed), points, labels, cv=split)
+    predicted = np.asarray(cross_val_predict(classifier(points.shape[1], seed), points, labels, cv=split))
     return (predicted == labels).astype(np.float64)
 
 

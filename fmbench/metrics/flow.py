@@ -85,8 +85,16 @@ def reference_solve(velocity: Velocity, x0: Points, steps: int) -> Trajectories:
     # sum_k w_k |chord - v_k|^2, expanded so that no state of the trajectory has to be kept.
     straightness = energy - 2 * (chord * mean_velocity).flatten(1).sum(dim=1) + cost
     residual = float((energy - straightness - cost).abs().mean() / energy.mean())
-    arrays = (tensor.cpu().numpy() for tensor in (energy, straightness, curvature, cost))
-    return Trajectories(x0.cpu(), z1.cpu(), *arrays, residual, steps)
+    return Trajectories(
+        start=x0.cpu(),
+        stop=z1.cpu(),
+        energy=energy.cpu().numpy(),
+        straightness=straightness.cpu().numpy(),
+        curvature=curvature.cpu().numpy(),
+        cost=cost.cpu().numpy(),
+        residual=residual,
+        steps=steps,
+    )
 
 
 def concatenate(parts: list[Trajectories]) -> Trajectories:

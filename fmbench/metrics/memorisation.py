@@ -69,7 +69,7 @@ def ct_score(
         raise ValueError(f"cells must be between 1 and the {len(train)} training points, got {cells}")
     pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
     train, generated, heldout = (pca.transform(a) for a in (train, generated, heldout))
-    clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)
+    clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
     distances = [nearest(a, train).squared[:, 0] for a in (generated, heldout)]
     labels = [clusters.predict(a) for a in (generated, heldout)]
     score, weight = 0.0, 0

@@ -40,7 +40,7 @@ def axis_w2_squared(axis: tuple[tuple[float, float, float], ...], points: int = 
     logs = [math.log(weight) + log_ndtr((x - mean) / std) for weight, mean, std in axis]
     upper = [math.log(weight) + log_ndtr(-(x - mean) / std) for weight, mean, std in axis]
     # The tail with the smaller probability keeps all digits of the quantile.
-    lower_tail, upper_tail = logsumexp(logs, axis=0), logsumexp(upper, axis=0)
+    lower_tail, upper_tail = (np.asarray(logsumexp(terms, axis=0)) for terms in (logs, upper))
     quantile = np.where(
         lower_tail < upper_tail, ndtri_exp(np.minimum(lower_tail, -1e-17)), -ndtri_exp(np.minimum(upper_tail, -1e-17))
     )
