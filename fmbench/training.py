@@ -38,7 +38,7 @@ def learning_rate(config: Training, step: int) -> float:
 def _seeded(recipe: Recipe, make: Callable[[], Method]) -> Method:
     """Build with initial weights that depend on the recipe's seed only, leaving the global generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(generator(recipe.train.seed, 0x1217).initial_seed())
+        torch.default_generator.manual_seed(generator(recipe.train.seed, 0x1217).initial_seed())
         return make()
 
 
@@ -48,7 +48,7 @@ def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()
     def update(averaged: Any, current: Any, count: Any) -> None:
         n = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))  # pyright: ignore[reportPrivateImportUsage]
 
     return update
 
@@ -187,6 +187,8 @@ def write_entry(recipe: Recipe, run: Run, out: Path, device: str) -> None:
     data = to_safetensors(state)
     write_atomic(out / WEIGHTS, data)
     parameters = sum(v.numel() for v in state.values())
+    method = run.average.module
+    assert isinstance(method, Method)
     made = {
         "fmbench": fmbench.__version__,
         "torch": torch.__version__,
@@ -195,7 +197,7 @@ def write_entry(recipe: Recipe, run: Run, out: Path, device: str) -> None:
         "samples_seen": recipe.train.steps * recipe.train.batch_size,
         "seconds": round(run.seconds, 1),
         "threads": torch.get_num_threads(),
-        **run.average.module.diagnostics(TASKS.resolve(recipe.task)()),
+        **method.diagnostics(TASKS.resolve(recipe.task)()),
     }
     if recipe.teacher:
         teacher = catalogue.find(recipe.teacher).recipe.weights

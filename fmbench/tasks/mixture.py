@@ -63,6 +63,13 @@ class MixtureVelocity(nn.Module):
     Raises ValueError when the two mixtures use different frames and the source is not isotropic (then no common frame is diagonal).
     """
 
+    start: Tensor
+    start_std: Tensor
+    stop: Tensor
+    stop_std: Tensor
+    log_weight: Tensor
+    frame: Tensor | None
+
     def __init__(self, source: GaussianMixture, target: GaussianMixture) -> None:
         super().__init__()
         means, stds = source.means, source.stds
