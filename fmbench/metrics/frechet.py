@@ -61,10 +61,15 @@ class Moments:
 
     @property
     def cov(self) -> np.ndarray:
-        """Unbiased covariance (ddof 1), (d, d). Raises ValueError for fewer than two samples."""
+        """Unbiased covariance (ddof 1), (d, d); exactly 0 when it is below what rounding of the sums may leave (equal samples).
+
+        Raises ValueError for fewer than two samples.
+        """
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self.n}")
         cov = (self.outer - np.outer(self.sum, self.mean)) / (self.n - 1)
+        if np.abs(cov).max() <= np.finfo(np.float64).eps * np.abs(self.outer).max():
+            return np.zeros_like(cov)
         return (cov + cov.T) / 2
 
 

@@ -65,7 +65,7 @@ def table_lines(table: Table) -> list[str]:
     size = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     seeds = ", ".join(map(str, table.seeds))
     caption = (
-        f"Ranked by {escape(info.label)} @{table.budget}. n = {size} samples over {seeds} evaluation seeds; "
+        f"Ranked by {escape(info.label)} @{table.budget}. n = {size} samples over {seeds} evaluation {'seed' if seeds == '1' else 'seeds'}; "
         f"interval: {escape(info.interval)}. "
         f"Protocol `{re.sub('[^0-9a-zA-Z]', '', key.sha256)[:12]}`, task version {escape(key.task_version)}; "
         f"device: {escape('; '.join(table.devices))}."

@@ -215,3 +215,14 @@ def test_measure_without_features_gives_the_reason() -> None:
     got = measure(SampleContext("vector", 0, x, x, "hash"))
     assert got.value is None
     assert "feature extractor" in str(got.reason)
+
+
+def test_collapsed_samples_have_no_covariance_and_a_closed_form_distance():
+    """All samples equal, as a one-step sampler gives: round-off must not pass for a covariance."""
+    rng = np.random.default_rng(3)
+    point, real = rng.normal(size=16), rng.normal(size=(500, 16))
+    collapsed = Moments.of(np.tile(point, (10_000, 1)))
+    reference = Moments.of(real)
+    assert not collapsed.cov.any()
+    expected = np.sum((point - real.mean(0)) ** 2) + np.trace(np.cov(real.T))
+    assert between(collapsed - Moments.of(np.tile(point, (500, 1))), reference) == pytest.approx(expected, rel=1e-9)
