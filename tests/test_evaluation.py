@@ -135,7 +135,7 @@ def test_another_seed_set_draws_other_samples_and_is_not_ranked(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
     spec = tmp_path / "tiny.toml"
-    spec.write_text(PROTOCOL.format(samples=5000))
+    spec.write_text(PROTOCOL.format(samples=1200))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     command = [sys.executable, "-m", "fmbench", "run", str(spec), "-m", ENTRY, "--json", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
