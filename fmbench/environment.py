@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 import fmbench
+from fmbench.metrics.latency import device_name
 
 
 @cache
@@ -35,17 +34,6 @@ def git_commit() -> str | None:
     return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "fmbench") else "")
 
 
-@cache
-def processor() -> str:
-    """Model name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def describe(device: torch.device) -> dict[str, Any]:
     """Versions, device and threads of this process."""
     import numpy
@@ -61,12 +49,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "scipy": scipy.__version__,
         "pot": ot.__version__,
         "platform": platform.platform(),
-        "device": processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,28 +5,29 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fmbench import environment, units
+from fmbench.acceleration import Acceleration, accelerate_net
+from fmbench.costs import model_cost, sampler_latency
 from fmbench.features import Extractor
 from fmbench.files import sha256
-from fmbench.methods.base import VelocityMethod
-from fmbench.metrics.base import SampleContext, over_seeds
-from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
-from fmbench.metrics.info import METRICS as INFO
-from fmbench.metrics.latency import measure_latency
+from fmbench.flow_scoring import FlowScorer
+from fmbench.methods.base import Method
+from fmbench.metrics.memory import process_peak
 from fmbench.model import Model, device_of, generate
-from fmbench.noise import BLOCK, draw
+from fmbench.noise import BLOCK
 from fmbench.protocol import Protocol, Sampler
-from fmbench.registry import METRICS
-from fmbench.result import Estimate, Result, Row
+from fmbench.result import Result, Row
+from fmbench.scoring import Scorer, one_line
 from fmbench.tasks.base import Task
 
 UNIT = 8 * BLOCK
@@ -36,11 +37,6 @@ DATA = "data"
 
 Report = Callable[[str, int, int], None]
 """Progress: (what, done, total)."""
-
-
-def one_line(error: Exception) -> str:
-    """An exception as one line: its type and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -56,12 +52,14 @@ class Options:
         limit: samples per seed instead of the protocol's; marks the result as not ranked.
         seed_set: k shifts every evaluation seed by 1000 k; marks the result as not ranked unless 0.
         overwrite: ignore finished results and units.
+        acceleration: precision and compilation of the network while it samples; anything but the default is marked as not ranked.
     """
 
     batch_size: int = 1024
     limit: int | None = None
     seed_set: int = 0
     overwrite: bool = False
+    acceleration: Acceleration = field(default_factory=Acceleration)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "limit"):
@@ -82,7 +80,17 @@ class Options:
     @property
     def ranked(self) -> bool:
         """Whether the result may be ranked."""
-        return self.limit is None and self.seed_set == 0
+        return self.limit is None and self.seed_set == 0 and self.acceleration == Acceleration()
+
+
+@contextmanager
+def accelerated(method: Method, acceleration: Acceleration) -> Iterator[None]:
+    """The method's network accelerated inside, plain afterwards: reference solves and Jacobians stay in full precision."""
+    accelerate_net(method, acceleration)
+    try:
+        yield
+    finally:
+        accelerate_net(method, Acceleration())
 
 
 @dataclass
@@ -96,7 +104,12 @@ class Evaluation:
     units: Path | None
     extractor: Extractor | None
     report: Report = quiet
-    references: dict[int, tuple[Tensor, np.ndarray | None]] = field(default_factory=dict)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The sample metrics."""
+        seeds, samples = self.options.seeds(self.spec), self.options.samples(self.spec)
+        return Scorer(self.task, self.spec.metrics, seeds, samples, self.extractor)
 
     @property
     def name(self) -> str:
@@ -113,6 +126,7 @@ class Evaluation:
             "task": [self.task.name, self.task.version],
             "model": [self.name, self.model.identity],
             "batch_size": self.options.batch_size,
+            "acceleration": dataclasses.asdict(self.options.acceleration),
         }
 
     def unit(self, sampler: Sampler, seed: int, start: int, stop: int) -> units.Unit:
@@ -140,86 +154,18 @@ class Evaluation:
         counts = {key: sum(part.counts[key] for part in parts) for key in parts[0].counts}
         return torch.cat([part.samples for part in parts]), counts
 
-    def real(self, seed: int, stream: str) -> Tensor:
-        """Fresh real samples: all points of a finite set, or as many as the models make from an endless one."""
-        source = self.task.heldout if stream == "data" else self.task.target
-        if self.task.finite:
-            return source.points()[0]  # type: ignore[attr-defined]
-        return draw(source.sample, 0, self.options.samples(self.spec), seed, stream)
-
-    # -- metrics ------------------------------------------------------------------------------------------------------
-
-    def context(self, samples: Tensor, seed: int, endpoints: Tensor | None) -> SampleContext:
-        """What the metrics of one seed see."""
-        if seed not in self.references:
-            reference = self.real(seed, "reference")
-            features = self.extractor.features(reference) if self.extractor else None
-            self.references[seed] = (reference, features)
-        reference, features = self.references[seed]
-        extract = None
-        if (extractor := self.extractor) is not None:
-            shape = self.task.shape
-            extract = lambda x: extractor.features(torch.from_numpy(x).float().reshape(-1, *shape))  # noqa: E731
-        return SampleContext(
-            kind=self.task.kind,
-            seed=seed,
-            samples=samples.flatten(1).double().numpy(),
-            reference=reference.flatten(1).double().numpy(),
-            reference_sha256=sha256(reference.numpy().tobytes()),
-            endpoints=None if endpoints is None else endpoints.flatten(1).double().numpy(),
-            extract=extract,
-            extractor=None if extractor is None else extractor.identity,
-            reference_features=features,
-            only_seed=(self.task.finite and self.model is None) or len(self.spec.seeds) == 1,
-        )
-
-    def metrics(self, contexts: Sequence[SampleContext]) -> dict[str, Estimate]:
-        """Every sample metric of the protocol, over seeds."""
-        estimates = {}
-        for name in self.spec.metrics:
-            if INFO[name].scope != "samples":
-                continue
-            if self.task.kind not in INFO[name].kinds:
-                estimates[name] = Estimate.missing(f"defined for {' and '.join(INFO[name].kinds)} tasks only")
-                continue
-            measure = METRICS.resolve(name)
-            chosen = contexts[:1] if INFO[name].first_seed else contexts
-            try:
-                estimates[name] = over_seeds([measure(context) for context in chosen])
-            except (ValueError, RuntimeError) as error:
-                estimates[name] = Estimate.missing(f"could not be computed: {one_line(error)}")
-        return estimates
-
-    def reference(self) -> Trajectories | None:
-        """The shared fine solve of the first seed's first samples; None without a velocity field."""
-        if self.model is None or not isinstance(self.model.method, VelocityMethod):
-            return None
-        method, device = self.model.method, device_of(self.model.method)
-        n = (
-            min(self.spec.flow["samples"], self.options.samples(self.spec))
-            if self.options.limit
-            else self.spec.flow["samples"]
-        )
-        seed = self.options.seeds(self.spec)[0]
-        noise, labels = self.model.noise(0, n, seed), self.model.labels(0, n, seed)
-        parts = []
-        with torch.no_grad():
-            for start in range(0, n, self.options.batch_size):
-                rows = slice(start, start + self.options.batch_size)
-                chosen = None if labels is None else labels[rows].to(device)
-                parts.append(reference_solve(method.field(chosen), noise[rows].to(device), self.spec.flow["steps"]))
-        return concatenate(parts)
-
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def row(self, sampler: Sampler, solve: Trajectories | None) -> Row:
+    def row(self, sampler: Sampler, endpoints: Tensor | None) -> Row:
         """One sampler: samples of every seed, metrics, latency. A model that fails or gives NaN yields a failed row, never an exception."""
         assert self.model is not None
         empty = Row(sampler.solver, sampler.steps, sampler.guidance, {}, {})
         allowed = self.model.method.steps_allowed
         if allowed and (sampler.steps not in allowed or sampler.solver != "euler"):
             reason = f"this model samples with euler and {', '.join(map(str, allowed))} step only"
-            return dataclasses.replace(empty, metrics=self._null(reason))
+            return dataclasses.replace(empty, metrics=self.scorer.missing(reason))
+        if sampler.guidance != 1 and not self.model.conditional:
+            return dataclasses.replace(empty, metrics=self.scorer.missing("guidance needs a class-conditional entry"))
         contexts, total, counts = [], [], {"network": 0, "guidance": 0}
         for seed in self.options.seeds(self.spec):
             try:
@@ -230,7 +176,7 @@ class Evaluation:
             if bad:
                 return self._failed(empty, f"{bad} of {len(samples)} samples are NaN or infinite (seed {seed})")
             first = seed == self.options.seeds(self.spec)[0] and sampler.guidance == 1
-            contexts.append(self.context(samples, seed, solve.stop if solve is not None and first else None))
+            contexts.append(self.scorer.context(samples, seed, endpoints if first else None))
             total.append(samples)
             counts = {key: counts[key] + made[key] for key in counts}
         everything = torch.cat(total)
@@ -239,77 +185,62 @@ class Evaluation:
             steps=sampler.steps,
             guidance=sampler.guidance,
             nfe={key: value / len(everything) for key, value in counts.items()},
-            metrics=self.metrics(contexts),
-            latency=self.latency(sampler),
-            samples={"n": len(everything), "sha256": sha256(everything.numpy().tobytes())},
+            metrics=self.scorer.score(contexts),
+            latency={**sampler_latency(self.model, sampler, self.spec.latency), **self.how()},
+            samples={"n": len(everything), "sha256": sha256(everything.numpy())},
         )
 
-    def _null(self, reason: str) -> dict[str, Estimate]:
-        return {name: Estimate.missing(reason) for name in self.spec.metrics if INFO[name].scope == "samples"}
+    def how(self) -> dict[str, str]:
+        """Precision and compilation that the network itself cannot tell."""
+        used = self.options.acceleration
+        return {} if used == Acceleration() else {"dtype": used.dtype, "compile": used.compile}
 
     def _failed(self, row: Row, reason: str) -> Row:
-        return dataclasses.replace(row, metrics=self._null("the samples failed"), failed=reason)
-
-    def latency(self, sampler: Sampler) -> dict[str, Any]:
-        """Time one batch of the protocol's size with inputs on the device; seed 0 of the source."""
-        assert self.model is not None
-        batch, device = int(self.spec.latency["batch"]), device_of(self.model.method)
-        noise, labels = self.model.noise(0, batch, 0).to(device), self.model.labels(0, batch, 0)
-        labels = None if labels is None else labels.to(device)
-        budget = sampler.budget()
-        with torch.no_grad():
-            return measure_latency(
-                lambda: self.model.method.sample(noise, budget, labels),  # type: ignore[union-attr]
-                device,
-                batch,
-                self.spec.latency["seconds"],
-            )
+        return dataclasses.replace(row, metrics=self.scorer.missing("the samples failed"), failed=reason)
 
     def data_row(self) -> Row:
         """Real samples scored like a model: held-out images once, or fresh draws for every seed."""
         seeds = self.options.seeds(self.spec)[: 1 if self.task.finite else None]
-        drawn = [self.real(seed, "data") for seed in seeds]
-        metrics = self.metrics([self.context(x, seed, None) for x, seed in zip(drawn, seeds, strict=True)])
+        drawn = [self.scorer.real(seed, "data") for seed in seeds]
+        contexts = [self.scorer.context(x, seed, real=True) for x, seed in zip(drawn, seeds, strict=True)]
         everything = torch.cat(drawn)
-        digest = {"n": len(everything), "sha256": sha256(everything.numpy().tobytes())}
-        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, metrics, None, digest)
+        digest = {"n": len(everything), "sha256": sha256(everything.numpy())}
+        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, self.scorer.score(contexts), None, digest)
 
-    def solve(self) -> tuple[Trajectories | None, dict[str, Estimate]]:
-        """The reference solve, if there is one, and the flow metrics; a solve that fails makes them null with the reason."""
-        names = [name for name in self.spec.metrics if INFO[name].scope == "flow"]
+    def flow_scorer(self) -> FlowScorer:
+        """The flow metrics of the model; a limited run solves no more trajectories than it samples."""
+        samples, flow = self.options.samples(self.spec), dict(self.spec.flow)
+        if self.options.limit:
+            flow.update({key: min(flow[key], samples) for key in ("samples", "probes")})
+        seed = self.options.seeds(self.spec)[0]
+        return FlowScorer(self.model, self.spec.metrics, seed, flow, samples, self.options.batch_size)
+
+    def cost(self) -> dict[str, Any]:
+        """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails."""
+        allowed = self.model.method.steps_allowed if self.model else ()
+        fitting = [s for s in self.spec.samplers if not allowed or (s.steps in allowed and s.solver == "euler")]
+        if self.model is None or not fitting:
+            return {}
         try:
-            solve = self.reference()
-            if solve is not None and not bool(solve.stop.isfinite().all()):
-                raise ValueError("some trajectories are NaN or infinite")
-            return solve, self.flow(solve, names)
+            return model_cost(self.model, fitting[0], self.spec.latency["batches"][-1])
         except (ValueError, RuntimeError, ArithmeticError) as error:
-            reason = f"the reference solve failed: {one_line(error)}"
-            return None, {name: Estimate.missing(reason) for name in names}
-
-    def flow(self, solve: Trajectories | None, names: Sequence[str]) -> dict[str, Estimate]:
-        """The flow metrics; a one-step map still has a transport cost, from its own samples of the first seed."""
-        cost = None if solve is None else solve.cost
-        if cost is None and self.model is not None and self.model.method.steps_allowed:
-            n, seed = self.options.samples(self.spec), self.options.seeds(self.spec)[0]
-            steps = self.model.method.steps_allowed[0]
-            moved = self.model.sample(n, seed=seed, steps=steps).flatten(1) - self.model.noise(0, n, seed).flatten(1)
-            cost = moved.double().square().sum(dim=1).numpy()
-        context = FlowContext(solve, cost, self.task.w2_squared)
-        return {name: METRICS.resolve(name)(context) for name in names}
+            return {"parameters": self.model.parameters, "reason": one_line(error)}
 
     def run(self) -> Result:
         """The whole evaluation."""
         began = time.monotonic()
         total = len(self.spec.samplers) + 1
         self.report(self.name, 0, total)
-        solve, flow = self.solve()
+        flows = self.flow_scorer()
+        flow = flows.score()
         if self.model is None:
             rows = (self.data_row(),)
         else:
             rows = []
             for index, sampler in enumerate(self.spec.samplers):
                 self.report(self.name, index + 1, total)
-                rows.append(self.row(sampler, solve))
+                with accelerated(self.model.method, self.options.acceleration):
+                    rows.append(self.row(sampler, flows.endpoints()))
             rows = tuple(rows)
         return Result(
             benchmark={"name": self.spec.name, "version": self.spec.version, "sha256": self.spec.sha256},
@@ -317,11 +248,12 @@ class Evaluation:
             model=describe(self.model, self.name),
             rows=rows,
             flow=flow,
+            cost=self.cost(),
             ranked=self.options.ranked,
             seeds=self.options.seeds(self.spec),
             samples_per_seed=self.options.samples(self.spec),
             environment=environment.describe(device_of(self.model.method) if self.model else torch.device("cpu")),
-            peak_memory_bytes=environment.peak_memory(),
+            peak_memory_bytes=process_peak(),
             seconds=round(time.monotonic() - began, 3),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

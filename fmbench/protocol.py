@@ -54,9 +54,9 @@ class Protocol:
         seeds: evaluation seeds; the noise contract keys everything on them.
         samplers: the NFE grid.
         metrics: names of metrics; those that do not apply to a task are recorded as null with the reason.
-        flow: ``samples`` and ``steps`` of the reference solve.
-        latency: ``batch`` and ``seconds`` per sampler.
-        rank: primary metric by task kind, and ``steps``, the budget at which entries are ranked.
+        flow: ``samples`` and ``steps`` of the reference solve; ``probes`` points and ``probe_steps`` for metrics that look at the field itself.
+        latency: ``batches``, sizes in rising order, and ``seconds`` for each, by sampler.
+        rank: primary metric by task kind or task name, and ``steps``, the budget at which entries are ranked.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Protocol:
     samplers: tuple[Sampler, ...]
     metrics: tuple[str, ...]
     flow: Mapping[str, int]
-    latency: Mapping[str, float]
+    latency: Mapping[str, Any]
     rank: Mapping[str, Any]
     sha256: str = field(default="", compare=False)
 
@@ -78,9 +78,8 @@ _KEYS: dict[str, Any] = {
     "samplers": list, "metrics": tuple[str, ...], "flow": dict, "latency": dict, "rank": dict,
 }  # fmt: skip
 _TABLES = {
-    "flow": {"samples": int, "steps": int},
-    "latency": {"batch": int, "seconds": float},
-    "rank": {"vector": str, "image": str, "steps": int},
+    "flow": {"samples": int, "steps": int, "probes": int, "probe_steps": int},
+    "latency": {"batches": tuple[int, ...], "seconds": float},
 }
 _SAMPLER_KEYS = {"solver": str, "steps": int, "guidance": float}
 
@@ -90,8 +89,12 @@ def parse(content: Mapping[str, Any], where: str) -> Protocol:
     check_table(content, _KEYS, where)
     if missing := [key for key in _KEYS if key not in content]:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
-    for table, keys in _TABLES.items():
+    ranked_by = {"vector": str, "image": str, "steps": int, **dict.fromkeys(content["tasks"], str)}
+    for table, keys in {**_TABLES, "rank": ranked_by}.items():
         check_table(content[table], keys, f"{where} [{table}]")
+    for table, keys in _TABLES.items():
+        if missing := [key for key in keys if key not in content[table]]:
+            raise ValueError(f"{where} [{table}]: missing {', '.join(missing)}")
     for sampler in content["samplers"]:
         check_table(sampler, _SAMPLER_KEYS, f"{where} [[samplers]]")
     for name in content["metrics"]:

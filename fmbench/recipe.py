@@ -31,6 +31,7 @@ class Training:
         ema: decay of the exponential moving average of the weights that is saved, warmed up as (1 + step) / (10 + step).
         seed: key of every random number in the run.
         storage: dtype of the saved weights, float32 or float16.
+        precision: "bfloat16" runs the loss under autocast; weights, optimiser and average stay float32.
     """
 
     steps: int = 10_000
@@ -43,6 +44,14 @@ class Training:
     ema: float = 0.999
     seed: int = 0
     storage: str = "float32"
+    precision: str = "float32"
+
+    def content(self) -> dict[str, Any]:
+        """The fields as a table. One that came after the first recipes is left out at its default, so that their hashes stand."""
+        table = dataclasses.asdict(self)
+        if self.precision == "float32":
+            table.pop("precision")
+        return table
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Recipe:
 
     def identity(self) -> str:
         """Hash of what determines the weights: everything but ``weights``, ``made`` and the licence."""
-        content = dataclasses.asdict(self)
+        content = {**dataclasses.asdict(self), "train": self.train.content()}
         for key in ("weights", "made", "license"):
             content.pop(key)
         return fingerprint(content)
@@ -98,7 +107,7 @@ class Recipe:
                 return {k: plain(v) for k, v in value.items() if v is not None and v != {}}
             return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
-        return tomli_w.dumps(plain(dataclasses.asdict(self)))
+        return tomli_w.dumps(plain({**dataclasses.asdict(self), "train": self.train.content()}))
 
     def save(self, path: Path) -> None:
         """Write the TOML file atomically."""
@@ -172,6 +181,7 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     choices = {"division": ("closed", "open", "tool")}
     _check_choice(recipe.division, choices["division"], f"{where}: division")
     _check_choice(recipe.train.storage, ("float32", "float16"), f"{where} [train]: storage")
+    _check_choice(recipe.train.precision, ("float32", "bfloat16"), f"{where} [train]: precision")
     _check_choice(recipe.train.schedule, ("cosine", "constant"), f"{where} [train]: schedule")
     for name in ("steps", "batch_size"):
         if getattr(recipe.train, name) < 1:

@@ -66,6 +66,7 @@ NETS = Registry(
     {
         "mlp": "fmbench.nets.mlp:MLP",
         "unet": "fmbench.nets.unet:UNet",
+        "dit": "fmbench.nets.dit:DiT",
         "cnn": "fmbench.nets.cnn:CNN",
     },
 )
@@ -92,6 +93,9 @@ TASKS = Registry(
         "mixture-16d": "fmbench.tasks.products:mixture_16d",
         "mixture-64d": "fmbench.tasks.products:mixture_64d",
         "digits": "fmbench.tasks.digits:digits",
+        "mnist": "fmbench.tasks.hub_images:mnist",
+        "fashion-mnist": "fmbench.tasks.hub_images:fashion_mnist",
+        "cifar10": "fmbench.tasks.hub_images:cifar10",
     },
 )
 METRICS = Registry(
@@ -108,12 +112,29 @@ METRICS = Registry(
         "mmd": "fmbench.metrics.mmd:measure",
         "c2st": "fmbench.metrics.c2st:measure",
         "authenticity": "fmbench.metrics.memorisation:measure",
+        "frechet_distance_infinity": "fmbench.metrics.frechet:measure_infinity",
+        "inception_score": "fmbench.metrics.inception_score:measure",
+        "sinkhorn_divergence": "fmbench.metrics.sinkhorn_newton:measure",
+        "mode_coverage": "fmbench.metrics.modes:measure_coverage",
+        "mode_weights_error": "fmbench.metrics.modes:measure_weights",
+        "ct_score": "fmbench.metrics.memorisation:measure_ct",
+        "near_copies": "fmbench.metrics.memorisation:measure_copies",
         "truncation_gap": "fmbench.metrics.truncation:measure",
         "straightness": "fmbench.metrics.flow:straightness",
         "path_energy": "fmbench.metrics.flow:path_energy",
         "normalized_path_energy": "fmbench.metrics.flow:normalized_path_energy",
         "transport_cost": "fmbench.metrics.flow:transport_cost",
         "curvature": "fmbench.metrics.flow:curvature",
+        "kinetic_energy": "fmbench.metrics.flow:kinetic_energy",
+        "monge_gap": "fmbench.metrics.monge_gap:measure",
+        "crossing": "fmbench.metrics.crossing:measure",
+        "first_orderness": "fmbench.metrics.first_order:measure",
+        "velocity_error": "fmbench.metrics.velocity_error:measure",
+        "relative_velocity_error": "fmbench.metrics.velocity_error:measure_relative",
+        "round_trip_error": "fmbench.metrics.inversion:measure",
+        "lipschitz": "fmbench.metrics.lipschitz:measure",
+        "nll": "fmbench.metrics.likelihood:measure_nll",
+        "bits_per_dimension": "fmbench.metrics.likelihood:measure_bits",
     },
 )
 REGISTRIES = {"methods": METHODS, "nets": NETS, "solvers": SOLVERS, "tasks": TASKS}

@@ -48,7 +48,8 @@ class Row:
         solver, steps, guidance: the sampler; ``steps`` is None for adaptive solvers.
         nfe: measured evaluations per sample, ``{"network": ..., "guidance": ...}``.
         metrics: estimates by metric name.
-        latency: seconds ``p50``, ``p95`` per batch, ``throughput`` in samples/s, and the conditions; None when not timed.
+        latency: seconds ``p50``, ``p95``, ``p99`` per batch (None with too few repeats), ``throughput`` in samples/s, conditions; the same for
+            every batch size in ``batches`` and the ``best`` of them; None when not timed.
         samples: ``n`` in all and the ``sha256`` of the float32 samples of all seeds in order.
         failed: one line when the samples were unusable (NaN, an exception), else None.
     """
@@ -82,6 +83,7 @@ class Result:
         seeds: evaluation seeds.
         samples_per_seed: samples per evaluation seed (the data anchor of a finite set has all its points once instead).
         environment: versions, device, threads, git commit.
+        cost: parameters, FLOPs of one network evaluation, peak memory and energy of a batch; empty for real data.
         status: a rung of :data:`STATUSES`.
     """
 
@@ -99,6 +101,7 @@ class Result:
     seconds: float = 0.0
     created: str = ""
     schema: int = SCHEMA
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def entry(self) -> str:

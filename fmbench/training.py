@@ -71,7 +71,9 @@ class Run:
         random = generator(config.seed, 1, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr * learning_rate(config, self.step)
-        loss = self.method.loss(source(random).to(device), random)
+        batch = source(random).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss = self.method.loss(batch, random)
         value = loss.item()
         if not math.isfinite(value):
             raise ValueError(f"training loss became {value} at step {self.step}; lower train.lr or set train.clip")

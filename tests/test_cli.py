@@ -12,6 +12,7 @@ from PIL import Image
 
 import fmbench
 from fmbench import cli
+from fmbench.cli.listing import KINDS
 
 METHOD = '''
 import torch
@@ -53,7 +54,7 @@ def test_list_shows_every_kind(capsys):
     assert "digits-cnn" not in text
 
 
-@pytest.mark.parametrize("kind", cli.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_list_as_json_is_what_the_api_says(kind, capsys):
     assert run("list", kind, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {kind: list(getattr(fmbench, f"list_{kind}")())}

@@ -31,8 +31,8 @@ samples = {samples}
 seeds = [0, 1, 2]
 samplers = [{{ solver = "euler", steps = 1 }}, {{ solver = "heun", steps = 3 }}, {{ solver = "dopri5" }}]
 metrics = ["wasserstein2", "sliced_wasserstein2", "frechet_distance", "truncation_gap", "straightness", "transport_cost"]
-flow = {{ samples = 64, steps = 8 }}
-latency = {{ batch = 32, seconds = 0.0 }}
+flow = {{ samples = 64, steps = 8, probes = 16, probe_steps = 8 }}
+latency = {{ batches = [1, 32], seconds = 0.0 }}
 rank = {{ vector = "wasserstein2", image = "frechet_distance", steps = 3 }}
 """
 ENTRY = "gaussian-moons/cfm"
@@ -50,6 +50,7 @@ def facts(r):
     content = r.to_json() if dataclasses.is_dataclass(r) else dict(r)
     for key in ("seconds", "created", "peak_memory_bytes", "environment"):
         content.pop(key)
+    content["cost"].pop("memory", None)
     for row in content["rows"]:
         row.pop("latency")
     return json.loads(json.dumps(content))
@@ -71,9 +72,12 @@ def test_a_result_is_complete_and_survives_its_file(tiny, tmp_path):
         low, high = row.metrics["wasserstein2"].ci
         assert low < row.metrics["wasserstein2"].value < high
         assert row.metrics["wasserstein2"].n == 900
-        assert row.latency["p50"] <= row.latency["p95"]
+        assert [part["batch"] for part in row.latency["batches"]] == [1, 32]
+        assert row.latency["p50"] > 0
     assert data.rows[0].solver == "none"
     assert data.flow["straightness"].value is None
+    assert model.cost["flops_per_evaluation"] > 0
+    assert model.cost["parameters"] == model.model["parameters"]
 
 
 def test_nfe_is_measured(tiny):
@@ -349,4 +353,6 @@ def test_every_registered_metric_is_described_and_gives_a_number_or_a_reason():
     assert set(estimates) == set(info)
     for name, estimate in estimates.items():
         assert (estimate.value is None) == bool(estimate.reason), name
-    assert {name for name, e in estimates.items() if e.value is None} == {"wasserstein2", "normalized_path_energy"}
+    assert {name for name, e in estimates.items() if e.value is None} == {
+        n for n, i in info.items() if "image" not in i.kinds
+    }

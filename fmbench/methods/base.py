@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,7 +48,7 @@ class Budget:
         guidance: classifier-free guidance scale, 1 for none; needs labels.
         rtol, atol: tolerances of adaptive solvers.
 
-    Raises ValueError for steps < 1.
+    Raises ValueError for steps < 1 and for a guidance that is not finite.
     """
 
     solver: str = "euler"
@@ -59,6 +61,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be a finite number, 1 for none, got {self.guidance}")
 
     def make_solver(self) -> Solver:
         """The solver, with its tolerances when it is adaptive. Raises UnknownName for an unknown solver."""
@@ -135,8 +139,32 @@ class Method(nn.Module, ABC):
         """Turn source points into data points, both (batch, *shape)."""
 
 
+@contextmanager
+def keyed_dropout(net: nn.Module, device: torch.device, generator: torch.Generator) -> Iterator[None]:
+    """Inside, dropout of a training ``net`` (its ``dropout`` attribute says whether it has any) is determined by ``generator``.
+
+    torch draws dropout masks from the global generator; it is seeded here from ``generator`` and put back afterwards. A net without
+    dropout, or in evaluation mode, takes nothing from either.
+    """
+    if not (net.training and getattr(net, "dropout", 0.0)):
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator))
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
 class VelocityMethod(Method):
-    """A method whose network is the velocity field of an ODE from source to data."""
+    """A method whose network is the velocity field of an ODE from source to data.
+
+    Attributes:
+        label_dropout: probability of training without the label; a method that never drops one cannot be guided.
+    """
 
     label_dropout: float = 0.0
 
@@ -156,20 +184,26 @@ class VelocityMethod(Method):
         return lambda x, t: self.velocity(x, t, labels, guidance)
 
     def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
-        """Integrate the velocity from t = 0 to t = 1. Raises ValueError for guidance without labels."""
-        if budget.guidance != 1.0 and labels is None:
-            raise ValueError(f"guidance {budget.guidance} needs a class-conditional entry; this one takes no labels")
+        """Integrate the velocity from t = 0 to t = 1. Raises ValueError for guidance without labels, or of an entry not trained for it."""
+        if budget.guidance != 1.0:
+            if labels is None:
+                raise ValueError(
+                    f"guidance {budget.guidance} needs a class-conditional entry; this one takes no labels"
+                )
+            if not self.label_dropout:
+                raise ValueError(
+                    f"guidance {budget.guidance} needs an entry trained with label_dropout > 0; this one never saw a null label"
+                )
         return budget.make_solver().solve(self.field(labels, budget.guidance), noise, budget.times())
 
     def predict(self, x: Points, t: Times, batch: Batch, generator: torch.Generator) -> Points:
         """The network's velocity in training, labels dropped with probability ``label_dropout`` for guidance later."""
-        if batch.labels is None or not getattr(self.net, "num_classes", 0):
-            return self.net(x, t)
-        labels = batch.labels
-        if self.label_dropout > 0:
+        labels = batch.labels if getattr(self.net, "num_classes", 0) else None
+        if labels is not None and self.label_dropout > 0:
             dropped = torch.rand(len(labels), generator=generator) < self.label_dropout
             labels = labels.masked_fill(dropped.to(labels.device), self.net.num_classes)  # type: ignore[arg-type]
-        return self.net(x, t, labels)
+        with keyed_dropout(self.net, x.device, generator):
+            return self.net(x, t) if labels is None else self.net(x, t, labels)
 
 
 def uniform_times(batch: Batch, generator: torch.Generator) -> Times:

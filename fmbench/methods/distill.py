@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fmbench.methods.base import Batch, BatchSource, Budget, Method
+from fmbench.methods.base import Batch, BatchSource, Budget, Method, keyed_dropout
 from fmbench.methods.rectified_flow import pair_batches
 from fmbench.shapes import Labels, Points, squared_norm
 from fmbench.tasks.base import Task
@@ -36,7 +36,9 @@ class Distill(Method):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Mean squared error per dimension."""
-        return squared_norm(self._map(batch.x0) - batch.x1).mean() / batch.x1[0].numel()
+        with keyed_dropout(self.net, batch.x0.device, generator):
+            error = squared_norm(self._map(batch.x0) - batch.x1)
+        return error.mean() / batch.x1[0].numel()
 
     def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
         """One evaluation. Raises ValueError for any other number of steps."""

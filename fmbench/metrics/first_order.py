@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fmbench.metrics.base import mean_estimate
+from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.paths import Schedule, convert, linear_schedule
 from fmbench.result import Estimate
@@ -57,3 +58,9 @@ def first_orderness(
 ) -> Estimate:
     """Mean of :func:`noise_variance` over trajectories with its 95 % interval; same arguments."""
     return mean_estimate(noise_variance(velocity, x0, steps, schedule), solver="rk4", steps=steps)
+
+
+def measure(context: FlowContext) -> Estimate:
+    """First-orderness of the probed trajectories, for the linear schedule."""
+    probe = context.probe
+    return Estimate.missing(NO_FIELD) if probe is None else first_orderness(probe.velocity, probe.x0, probe.steps)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fmbench.metrics.base import mean_estimate
+from fmbench.metrics.probe import Probe
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import uniform_grid
@@ -116,11 +117,13 @@ class FlowContext:
         trajectories: the reference solve.
         cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None for real data.
         w2_squared: W2^2 between source and target and its half-width, None when not known.
+        probe: the field itself, None without one.
     """
 
     trajectories: Trajectories | None
     cost: np.ndarray | None
     w2_squared: tuple[float, float] | None
+    probe: Probe | None = None
 
     @property
     def details(self) -> dict[str, Any]:
@@ -143,6 +146,11 @@ def straightness(context: FlowContext) -> Estimate:
 def path_energy(context: FlowContext) -> Estimate:
     """PE, length^2; at least the transport cost."""
     return _mean(context, lambda z: z.energy)
+
+
+def kinetic_energy(context: FlowContext) -> Estimate:
+    """KE = PE / 2, the action of the Benamou-Brenier problem, length^2; its minimum over all flows is W2^2 / 2."""
+    return _mean(context, lambda z: z.energy / 2)
 
 
 def curvature(context: FlowContext) -> Estimate:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
+from fmbench.metrics.base import SampleContext, checked_samples, deletions, jackknife_estimate, squared_interval
 from fmbench.result import Estimate
 
 ROUND_OFF = 1e-8
@@ -43,6 +43,14 @@ class Moments:
         """Moments of samples, (n, d). Raises ValueError in one line for another rank or values that are not finite."""
         x, _ = checked_samples(x)
         return cls(len(x), x.sum(axis=0), x.T @ x)
+
+    @classmethod
+    def about(cls, x: np.ndarray, offset: np.ndarray, rows: int = 1000) -> Moments:
+        """Moments of ``x - offset``, ``rows`` at a time, so that float32 or mapped features are never copied whole to float64."""
+        total = cls.of(x[:rows] - offset)
+        for start in range(rows, len(x), rows):
+            total = total + cls.of(x[start : start + rows] - offset)
+        return total
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of the union of two disjoint sets."""
@@ -189,18 +197,35 @@ def measure(context: SampleContext) -> Estimate:
     """Frechet distance of the features of generated samples to those of the reference, biased upwards by O(1/n) as
     every FID is.
 
-    The interval is a delete-a-group jackknife over the generated samples with the reference held fixed.
+    The interval is for its expectation at this n, by a delete-a-group jackknife on the root of the distance over the
+    generated samples with the reference held fixed, or over both if the reference is fresh. Measured on Gaussians, d = 2
+    and 6, n = 100: 94 to 96 % with a fixed reference, 93 to 98 % with a fresh one; conservative, 99.7 %, when both
+    distributions and the reference's randomness agree. With several evaluation seeds theirs replaces it.
     """
     if context.extract is None or context.reference_features is None:
         return Estimate.missing("needs a feature extractor; the task has none")
-    features, real = checked_samples(context.features, context.reference_features, least=2)
+    features, real = context.features, context.reference_features
+    if min(len(features), len(real)) < 2:
+        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {len(real)} real")
+    offset = context.once("offset", lambda: np.mean(real, axis=0, dtype=np.float64))
+    reference, total = context.once("moments", lambda: Moments.about(real, offset)), Moments.about(features, offset)
+    value = between(total, reference)
+
+    def without(kept: np.ndarray, kept_real: np.ndarray) -> float:
+        left_real = reference - Moments.about(real[~kept_real], offset) if len(kept_real) else reference
+        return between(total - Moments.about(features[~kept], offset), left_real)
+
+    left = deletions(len(features), len(real) if context.fresh_reference else None) if context.only_seed else []
+    ci = squared_interval(value, np.array([without(*kept) for kept in left]))
+    return Estimate(value, ci, len(features), details=context.details)
+
+
+def measure_infinity(context: SampleContext) -> Estimate:
+    """FID_infinity of the features of generated samples, delete-a-group jackknife interval over them."""
+    if context.extract is None or context.reference_features is None:
+        return Estimate.missing("needs a feature extractor; the task has none")
+    features, real = checked_samples(context.features, context.reference_features, least=3)
     offset = real.mean(axis=0)
-    features = features - offset
-    reference, total = Moments.of(real - offset), Moments.of(features)
-
-    def statistic(kept: np.ndarray) -> float:
-        left_out = np.ones(len(features), dtype=bool)
-        left_out[kept] = False
-        return between(total - Moments.of(features[left_out]) if left_out.any() else total, reference)
-
-    return jackknife_estimate(statistic, len(features), **context.details)
+    features, reference = features - offset, Moments.of(real - offset)
+    extrapolated = lambda rows: fid_infinity(features[rows], reference, context.seed)  # noqa: E731
+    return jackknife_estimate(extrapolated, len(features), **context.details)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmbench.metrics.base import checked_samples, jackknife_estimate
+from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
 from fmbench.result import Estimate
 
 
@@ -50,3 +50,12 @@ def inception_score_estimate(logits: np.ndarray) -> Estimate:
     """
     logits, _ = checked_samples(logits, least=2)
     return jackknife_estimate(lambda kept: float(np.exp(mutual_information(logits[kept]))), len(logits))
+
+
+def measure(context: SampleContext) -> Estimate:
+    """Inception score with the classifier of the task's feature extractor."""
+    logits = None if context.classify is None else context.classify(context.samples)
+    if logits is None:
+        return Estimate.missing("needs a classifier; the task's feature extractor gives no class logits")
+    estimate = inception_score_estimate(logits)
+    return Estimate(estimate.value, estimate.ci, estimate.n, details={"extractor": context.extractor})

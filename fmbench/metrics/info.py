@@ -18,6 +18,7 @@ class MetricInfo:
         interval: how its 95 % interval is made.
         summary: one sentence.
         first_seed: measured on the first evaluation seed only, whose noise the reference solve starts from.
+        column: whether it has a column in tables; otherwise it is in the result files and the CSV only.
     """
 
     label: str
@@ -28,12 +29,19 @@ class MetricInfo:
     interval: str
     summary: str
     first_seed: bool = False
+    column: bool = True
 
 
 BOTH = ("vector", "image")
 SEEDS = "Student t over evaluation seeds; delete-a-group jackknife with one seed"
-SPREAD = "normal, from the spread over samples, with balls and classifiers kept fixed"
-MEAN = "normal, from the spread over trajectories"
+ROOT = "Student t over evaluation seeds; delete-a-group jackknife on the root with one seed"
+DUAL = "Student t over evaluation seeds; from the Kantorovich potentials with one seed"
+SHARE = "Student t over evaluation seeds; Wilson over samples with one seed"
+BALLS = "Student t over evaluation seeds; Wilson with jackknife variance over generated samples with one seed"
+FOLDS = "Student t over evaluation seeds; Wilson with the corrected variance over folds with one seed"
+SPREAD = "Student t, over evaluation seeds or, with one seed, over samples"
+JACKKNIFE = "delete-a-group jackknife over samples"
+MEAN = "Student t, from the spread over trajectories"
 
 METRICS: dict[str, MetricInfo] = {
     "wasserstein2": MetricInfo(
@@ -42,7 +50,7 @@ METRICS: dict[str, MetricInfo] = {
         "lower",
         "samples",
         ("vector",),
-        SEEDS,
+        DUAL,
         "Exact 2-Wasserstein distance to fresh target samples, root taken.",
     ),
     "sliced_wasserstein2": MetricInfo(
@@ -60,7 +68,7 @@ METRICS: dict[str, MetricInfo] = {
         "lower",
         "samples",
         ("image",),
-        SEEDS,
+        ROOT,
         "Frechet distance between Gaussians fitted to classifier features.",
     ),
     "kernel_distance": MetricInfo(
@@ -69,7 +77,7 @@ METRICS: dict[str, MetricInfo] = {
         "lower",
         "samples",
         ("image",),
-        SEEDS,
+        ROOT,
         "Unbiased squared MMD with the cubic kernel on classifier features (KID).",
     ),
     "precision": MetricInfo(
@@ -78,11 +86,11 @@ METRICS: dict[str, MetricInfo] = {
         "higher",
         "samples",
         ("image",),
-        SPREAD,
+        SHARE,
         "Share of samples inside the k-nearest-neighbour balls of real ones.",
     ),
     "recall": MetricInfo(
-        "R", "", "higher", "samples", ("image",), SPREAD, "Share of real samples inside the balls of generated ones."
+        "R", "", "higher", "samples", ("image",), BALLS, "Share of real samples inside the balls of generated ones."
     ),
     "density": MetricInfo(
         "density",
@@ -99,11 +107,11 @@ METRICS: dict[str, MetricInfo] = {
         "higher",
         "samples",
         ("image",),
-        SPREAD,
+        BALLS,
         "Share of real samples whose ball holds a generated one.",
     ),
     "mmd": MetricInfo(
-        "MMD^2", "", "lower", "samples", BOTH, SEEDS, "Unbiased squared MMD with a Gaussian kernel of median bandwidth."
+        "MMD^2", "", "lower", "samples", BOTH, ROOT, "Unbiased squared MMD with a Gaussian kernel of median bandwidth."
     ),
     "c2st": MetricInfo(
         "C2ST",
@@ -111,7 +119,7 @@ METRICS: dict[str, MetricInfo] = {
         "lower",
         "samples",
         BOTH,
-        SPREAD,
+        FOLDS,
         "Accuracy of a classifier that tells samples from real ones; 0.5 is the floor.",
     ),
     "authenticity": MetricInfo(
@@ -120,8 +128,73 @@ METRICS: dict[str, MetricInfo] = {
         "neither",
         "samples",
         ("image",),
-        SPREAD,
+        SHARE,
         "Share of samples farther from their nearest training image than it is from its own.",
+    ),
+    "frechet_distance_infinity": MetricInfo(
+        "FD inf",
+        "feature^2",
+        "lower",
+        "samples",
+        ("image",),
+        JACKKNIFE,
+        "Frechet distance extrapolated to infinitely many samples, free of its 1/n bias.",
+    ),
+    "inception_score": MetricInfo(
+        "IS",
+        "",
+        "higher",
+        "samples",
+        ("image",),
+        SEEDS,
+        "Exponential of the mutual information between samples and classes; never looks at real data.",
+    ),
+    "sinkhorn_divergence": MetricInfo(
+        "SD",
+        "length^2",
+        "lower",
+        "samples",
+        ("vector",),
+        SEEDS,
+        "Debiased entropic transport cost at a twentieth of the mean squared distance.",
+    ),
+    "mode_coverage": MetricInfo(
+        "modes",
+        "",
+        "higher",
+        "samples",
+        ("vector",),
+        SEEDS,
+        "Share of the target's mixture components that get a tenth of their due.",
+        column=False,
+    ),
+    "mode_weights_error": MetricInfo(
+        "mode TV",
+        "",
+        "lower",
+        "samples",
+        ("vector",),
+        SEEDS,
+        "Total variation between the weights of the target's components and those of the samples.",
+        column=False,
+    ),
+    "ct_score": MetricInfo(
+        "C_T",
+        "",
+        "neither",
+        "samples",
+        ("image",),
+        "its own null distribution N(0, 1)",
+        "Mann-Whitney z score of nearest training distances against held-out data; far below 0 is copying.",
+    ),
+    "near_copies": MetricInfo(
+        "copies",
+        "",
+        "neither",
+        "samples",
+        ("image",),
+        SEEDS,
+        "Share of samples three times nearer to one training image than to any other.",
     ),
     "truncation_gap": MetricInfo(
         "gap",
@@ -165,5 +238,94 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         MEAN,
         "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines.",
+    ),
+    "kinetic_energy": MetricInfo(
+        "KE", "length^2", "lower", "flow", BOTH, MEAN, "Half the path energy; at least W2^2 / 2.", column=False
+    ),
+    "monge_gap": MetricInfo(
+        "Monge gap",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        "Student t over four groups of trajectories",
+        "Transport cost minus W2^2 between the same noise and samples; 0 for optimal maps.",
+    ),
+    "crossing": MetricInfo(
+        "V",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        MEAN,
+        "Mean squared deviation of the velocity on the chords from the chords; 0 for straight paths that never cross.",
+        column=False,
+    ),
+    "first_orderness": MetricInfo(
+        "Var eps",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        MEAN,
+        "Variance of the noise prediction along a trajectory, mean over dimensions; 0 for first-order flows.",
+        column=False,
+    ),
+    "velocity_error": MetricInfo(
+        "v err",
+        "length^2",
+        "neither",
+        "flow",
+        BOTH,
+        MEAN,
+        "Squared distance to the exact velocity of independent pairs; other couplings aim at another velocity.",
+        column=False,
+    ),
+    "relative_velocity_error": MetricInfo(
+        "rel v err",
+        "",
+        "neither",
+        "flow",
+        BOTH,
+        "delete-a-group jackknife over trajectories",
+        "The same over the energy of the exact velocity: the share of the motion that was not learnt.",
+    ),
+    "round_trip_error": MetricInfo(
+        "round trip",
+        "length",
+        "lower",
+        "flow",
+        BOTH,
+        "delta method on the spread over trajectories",
+        "RMS distance per dimension between a noise and itself after solving forward and back.",
+        column=False,
+    ),
+    "lipschitz": MetricInfo(
+        "Lip",
+        "1/time",
+        "neither",
+        "flow",
+        BOTH,
+        MEAN,
+        "Largest singular value of dv/dx met along a trajectory, mean over trajectories.",
+        column=False,
+    ),
+    "nll": MetricInfo(
+        "NLL",
+        "nats",
+        "lower",
+        "flow",
+        ("vector",),
+        MEAN,
+        "Exact negative log-likelihood of fresh real points.",
+    ),
+    "bits_per_dimension": MetricInfo(
+        "BPD",
+        "bits",
+        "lower",
+        "flow",
+        ("image",),
+        MEAN,
+        "Negative log2-likelihood per pixel of held-out images, uniformly dequantised, Hutchinson trace.",
     ),
 }

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fmbench.metrics.base import mean_estimate
+from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import Solver, uniform_grid
@@ -46,3 +47,9 @@ def round_trip_error(velocity: Velocity, x0: Points, steps: int, solver: Solver 
         return Estimate(root, None, mean.n, details=mean.details)
     half = (mean.ci[1] - mean.value) / (2 * root)
     return Estimate(root, (max(0.0, root - half), root + half), mean.n, details=mean.details)
+
+
+def measure(context: FlowContext) -> Estimate:
+    """Round-trip error of the probed trajectories with RK4."""
+    probe = context.probe
+    return Estimate.missing(NO_FIELD) if probe is None else round_trip_error(probe.velocity, probe.x0, probe.steps)

@@ -52,10 +52,15 @@ def kernel_distance(
 
 
 def measure(context: SampleContext) -> Estimate:
-    """Kernel distance of the features of generated samples to those of the reference, jackknife interval over the
-    generated samples.
+    """Kernel distance of the features of generated samples to those of the reference, which is unbiased.
+
+    Interval as in :func:`~fmbench.metrics.mmd.mmd_estimate` over the generated samples, the reference fixed unless it is
+    fresh. The cube makes it skewed in few dimensions: 90 % were covered at worst (d = 2, n = 100, far apart), 92 to 98 %
+    with a fixed reference in d = 2 and 6.
     """
     if context.extract is None or context.reference_features is None:
         return Estimate.missing("needs a feature extractor; the task has none")
-    x, y = checked_samples(context.features, context.reference_features, least=2)
-    return mmd_estimate(x, y, polynomial_kernel(3, 1 / x.shape[1], 1.0), **context.details)
+    x, y = checked_samples(*context.quadratic, least=2)
+    kernel = polynomial_kernel(3, 1 / x.shape[1], 1.0)
+    fresh = context.fresh_reference and context.only_seed
+    return mmd_estimate(x, y, kernel, fresh_reference=fresh, **context.details)

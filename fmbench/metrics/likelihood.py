@@ -17,20 +17,23 @@ import torch
 from torch import Tensor
 
 from fmbench.metrics.base import mean_estimate
+from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence
+from fmbench.noise import generator as seeded
 from fmbench.result import Estimate
-from fmbench.shapes import Points, Times, Velocity, squared_norm
+from fmbench.shapes import Points, Times, Velocity
 from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.rk4 import RK4
+from fmbench.tasks.base import LogDensity, StandardNormal
 
 TRACES = ("exact", "hutchinson")
-LogDensity = Callable[[Points], Tensor]
-"""(batch, *shape) float64 -> log density in nats, (batch,)."""
+STREAM = 0xB175
+"""Key of dequantisation noise and probes of :func:`measure_bits`."""
 
 
 def standard_normal_log_density(x: Points) -> Tensor:
     """Log density of N(0, I) in nats, (batch,), for points of any shape."""
-    return -0.5 * (squared_norm(x) + x[0].numel() * math.log(2 * math.pi))
+    return StandardNormal(tuple(x.shape[1:])).log_prob(x)
 
 
 def rademacher(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -149,3 +152,32 @@ def bits_per_dimension(nll_nats: np.ndarray, dim: int, levels: int, lo: float, h
 def nll_estimate(log_densities: np.ndarray, **details: object) -> Estimate:
     """Mean negative log-likelihood in nats with its 95 % interval over samples, from :func:`log_likelihood`."""
     return mean_estimate(-np.asarray(log_densities, dtype=np.float64), **details)
+
+
+def measure_nll(context: FlowContext) -> Estimate:
+    """Exact negative log-likelihood of fresh real points, nats per sample; that of the true density stands in the details where known."""
+    probe = context.probe
+    if probe is None:
+        return Estimate.missing(NO_FIELD)
+    if probe.source_log_density is None:
+        return Estimate.missing("the density of the source is not known")
+    values = log_likelihood(probe.data_velocity, probe.data, probe.steps, probe.source_log_density)
+    floor = {} if probe.data_log_density is None else {"floor": float(-probe.data_log_density.mean())}
+    return nll_estimate(values, trace="exact", steps=probe.steps, **floor)
+
+
+def measure_bits(context: FlowContext) -> Estimate:
+    """Bits per dimension of held-out images, dequantised in bins centred on the grey levels, one Hutchinson probe per image."""
+    probe = context.probe
+    if probe is None:
+        return Estimate.missing(NO_FIELD)
+    if not probe.levels:
+        return Estimate.missing("the images of this task have no grey levels")
+    half = 1 / (probe.levels - 1)
+    random = seeded(probe.seed, STREAM)
+    pixels = ((probe.data.double() + 1) / (2 * half)).round()
+    images = dequantise(pixels, probe.levels, -1 - half, 1 + half, random).to(probe.data)
+    density = probe.source_log_density or standard_normal_log_density
+    values = log_likelihood(probe.data_velocity, images, probe.steps, density, "hutchinson", 1, random)
+    bits = bits_per_dimension(-values, images[0].numel(), probe.levels, -1 - half, 1 + half)
+    return mean_estimate(bits, trace="hutchinson", probes=1, steps=probe.steps, levels=probe.levels)

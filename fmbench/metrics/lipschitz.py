@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 
 from fmbench.metrics.base import mean_estimate
+from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import jacobian_product, transposed_product
 from fmbench.metrics.nodes import reference_nodes
+from fmbench.noise import generator as seeded
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Times, Velocity, like, squared_norm
+
+STREAM = 0x11B5
+"""Key of the random starting vectors of :func:`measure`."""
 
 
 def _unit(u: Tensor) -> Tensor:
@@ -82,3 +87,11 @@ def lipschitz(velocity: Velocity, x0: Points, steps: int, generator: torch.Gener
     """Mean over trajectories of :func:`local_lipschitz` with its 95 % interval; the maximum over all of them stands in the details."""
     values = local_lipschitz(velocity, x0, steps, generator, iterations)
     return mean_estimate(values, max=float(values.max()), solver="rk4", steps=steps, iterations=iterations)
+
+
+def measure(context: FlowContext) -> Estimate:
+    """Lipschitz estimate on the probed trajectories."""
+    probe = context.probe
+    if probe is None:
+        return Estimate.missing(NO_FIELD)
+    return lipschitz(probe.velocity, probe.x0, probe.steps, seeded(probe.seed, STREAM))

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, mean_estimate
+from fmbench.metrics.base import QUADRATIC, Z95, SampleContext, checked_samples, proportion_estimate
 from fmbench.metrics.neighbours import nearest
 from fmbench.result import Estimate
 
@@ -104,7 +104,12 @@ def exact_copies(generated: np.ndarray, train: np.ndarray) -> float:
 
 
 def near_copies(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) -> float:
-    """Fraction of generated samples whose nearest training point is ``ratio`` times nearer than the second nearest.
+    """Fraction of generated samples that are :func:`copied`, in [0, 1]. Raises ValueError like it."""
+    return float(copied(generated, train, ratio).mean())
+
+
+def copied(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) -> np.ndarray:
+    """Whether the nearest training point of every sample is ``ratio`` times nearer than the second nearest, (n,) of 0 and 1.
 
     The criterion ``d1 < d2 / 3`` of Yoon et al. (ICML 2023 workshop SPIGM), used by Gu et al. (arXiv:2310.02664). It is
     free of scale, and blind to copies of training samples that are themselves duplicated.
@@ -114,7 +119,7 @@ def near_copies(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) 
         raise ValueError(f"ratio must be between 0 and 1, got {ratio}")
     generated, train = _centred(generated, train)
     squared = nearest(generated, train, k=2).squared
-    return float((squared[:, 0] < ratio**2 * squared[:, 1]).mean())
+    return (squared[:, 0] < ratio**2 * squared[:, 1]).astype(np.float64)
 
 
 def _centred(generated: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,4 +134,25 @@ def measure(context: SampleContext) -> Estimate:
     """Authenticity against the reference (the training data, for finite data sets) on samples, normal interval over
     them.
     """
-    return mean_estimate(authentic(context.samples, context.reference), reference_sha256=context.reference_sha256)
+    return proportion_estimate(
+        authentic(context.samples[:QUADRATIC], context.reference), reference_sha256=context.reference_sha256
+    )
+
+
+def measure_ct(context: SampleContext) -> Estimate:
+    """C_T score of samples against training and held-out data, in features where there are any; its own null is N(0, 1)."""
+    if context.heldout is None:
+        return Estimate.missing("the C_T score needs a finite data set with held-out samples")
+    generated, train = context.quadratic
+    held = context.heldout if context.extract is None else context.extract(context.heldout)
+    score = ct_score(generated, train, held)
+    return Estimate(score, (score - Z95, score + Z95), len(generated), details=context.details)
+
+
+def measure_copies(context: SampleContext) -> Estimate:
+    """Share of samples that are near copies of a training sample."""
+    if context.heldout is None:
+        return Estimate.missing("copies are of a finite data set, and the target is sampled without end")
+    return proportion_estimate(
+        copied(context.samples[:QUADRATIC], context.reference), reference_sha256=context.reference_sha256
+    )

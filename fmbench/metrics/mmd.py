@@ -7,11 +7,12 @@ no sample paired with itself. Unbiased, so it is negative about half of the time
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import GROUPS, SampleContext, checked_samples, jackknife_estimate
+from fmbench.metrics.base import GROUPS, SampleContext, checked_samples, deletions, squared_interval
 from fmbench.metrics.neighbours import squared_distances
 from fmbench.result import Estimate
 
@@ -68,28 +69,83 @@ def mmd_squared(x: np.ndarray, y: np.ndarray, kernel: Kernel, block: int = BLOCK
     return float(within - 2 * row_sums(x, y, kernel, block).sum() / (n * m))
 
 
-def mmd_estimate(
-    x: np.ndarray, y: np.ndarray, kernel: Kernel, block: int = BLOCK, groups: int = GROUPS, **details: Any
-) -> Estimate:
-    """:func:`mmd_squared` with a delete-a-group jackknife interval over ``x``, the reference ``y`` held fixed.
+def bias_correction(x: np.ndarray, within: float, kernel: Kernel, block: int = BLOCK) -> float:
+    """What leaving out the pairs of a sample with itself takes away from ``E k(X, X')``: ``(mean k(x, x) - within) / n``.
 
-    Row sums are computed once; leaving a group G out of ``sum_{i != j} k`` takes twice its rows away and gives the
-    pairs inside G back, so all groups together cost 1/groups of the kernel matrix more. Raises ValueError like
-    :func:`mmd_squared`.
+    ``within`` is the mean over the other pairs. MMD^2 with the corrections of both sides added is a squared distance
+    between the empirical measures and never negative.
+    """
+    size = min(block, 64)
+    diagonal = [kernel(x[i : i + size], x[i : i + size]).diagonal() for i in range(0, len(x), size)]
+    return (float(np.concatenate(diagonal).mean()) - within) / len(x)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Row sums of the three kernel matrices, from which groups can be taken away.
+
+    A group G left out of ``sum_{i != j} k`` takes twice its rows away and gives the pairs inside G back, so all groups
+    together cost 1 / groups of the kernel matrices more.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    within_x: np.ndarray
+    within_y: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    kernel: Kernel
+    block: int
+
+    def mean_within(self, points: np.ndarray, sums: np.ndarray, kept: np.ndarray) -> float:
+        """Mean of k over the pairs of different kept points."""
+        n, out = int(kept.sum()), ~kept
+        inside = self_row_sums(points[out], self.kernel, self.block).sum() if out.any() else 0.0
+        return float((sums[kept].sum() - sums[out].sum() + inside) / (n * (n - 1)))
+
+    def mean_across(self, kept: np.ndarray, kept_y: np.ndarray) -> float:
+        """Mean of k over the pairs of a kept x and a kept y."""
+        total = self.rows[kept].sum()
+        if not kept_y.all():
+            inside = row_sums(self.x[~kept], self.y[~kept_y], self.kernel, self.block).sum()
+            total += inside - self.columns[~kept_y].sum()
+        return float(total / (kept.sum() * kept_y.sum()))
+
+    def mmd_squared(self, kept: np.ndarray, kept_y: np.ndarray) -> float:
+        """Unbiased squared MMD of the kept samples."""
+        within = self.mean_within(self.x, self.within_x, kept) + self.mean_within(self.y, self.within_y, kept_y)
+        return within - 2 * self.mean_across(kept, kept_y)
+
+
+def mmd_estimate(
+    x: np.ndarray,
+    y: np.ndarray,
+    kernel: Kernel,
+    block: int = BLOCK,
+    groups: int = GROUPS,
+    fresh_reference: bool = False,
+    **details: Any,
+) -> Estimate:
+    """:func:`mmd_squared` with a delete-a-group jackknife interval for its expectation, the true squared MMD.
+
+    Groups are left out of ``x`` with the reference ``y`` held fixed, or of both when ``fresh_reference``. The interval
+    is made on the root of the biased estimate, which is a distance, and its bias is taken away from both ends; ends can
+    be negative like the value. With a fixed ``y`` it is about the expectation given ``y``. Measured with the Gaussian
+    kernel, d = 2 and 6, n = 100: 94 to 97 %; conservative, 99.7 %, with a fresh reference of the same distribution.
+
+    Raises ValueError like :func:`mmd_squared`.
     """
     x, y = checked_samples(x, y, least=2)
-    m = len(y)
-    within, across = self_row_sums(x, kernel, block), row_sums(x, y, kernel, block)
-    reference = self_row_sums(y, kernel, block).sum() / (m * (m - 1))
-
-    def statistic(kept: np.ndarray) -> float:
-        left_out = np.ones(len(x), dtype=bool)
-        left_out[kept] = False
-        n = len(kept)
-        pairs = within[kept].sum() - within[left_out].sum() + self_row_sums(x[left_out], kernel, block).sum()
-        return float(pairs / (n * (n - 1)) + reference - 2 * across[kept].sum() / (n * m))
-
-    return jackknife_estimate(statistic, len(x), groups, **details)
+    within_x, within_y = self_row_sums(x, kernel, block), self_row_sums(y, kernel, block)
+    columns = row_sums(y, x, kernel, block) if fresh_reference else np.zeros(len(y))
+    sums = _Sums(x, y, within_x, within_y, row_sums(x, y, kernel, block), columns, kernel, block)
+    all_x, all_y = np.ones(len(x), dtype=bool), np.ones(len(y), dtype=bool)
+    value = sums.mmd_squared(all_x, all_y)
+    left = deletions(len(x), len(y) if fresh_reference else None, groups)
+    partial = np.array([sums.mmd_squared(a, b if fresh_reference else all_y) for a, b in left])
+    means = (sums.mean_within(x, within_x, all_x), sums.mean_within(y, within_y, all_y))
+    offset = sum(bias_correction(a, mean, kernel, block) for a, mean in zip((x, y), means, strict=True))
+    return Estimate(value, squared_interval(value, partial, offset), len(x), details=details)
 
 
 def gaussian_kernel(bandwidth: float) -> Kernel:
@@ -137,11 +193,13 @@ def gaussian_mmd_squared(x: np.ndarray, y: np.ndarray, bandwidth: float | None =
 
 def measure(context: SampleContext) -> Estimate:
     """Unbiased squared Gaussian MMD of samples (features, for images) to the reference, bandwidth from the reference
-    alone.
+    alone. Interval as in :func:`mmd_estimate`; the bandwidth is held fixed in it.
     """
     if context.extract is None or context.reference_features is None:
         x, y = checked_samples(context.samples, context.reference, least=2)
     else:
         x, y = checked_samples(context.features, context.reference_features, least=2)
     bandwidth = median_bandwidth(y)
-    return mmd_estimate(x, y, gaussian_kernel(bandwidth), bandwidth=bandwidth, **context.details)
+    details = {**context.details, "bandwidth": bandwidth}
+    fresh = context.fresh_reference and context.only_seed
+    return mmd_estimate(x, y, gaussian_kernel(bandwidth), fresh_reference=fresh, **details)

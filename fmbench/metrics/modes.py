@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import checked_samples
+from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
+from fmbench.result import Estimate
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,23 @@ def modes(
     observed, covered = posterior.mean(axis=0), inside >= share * level * weight
     error = float(np.abs(observed - weight).sum() / 2)
     return Modes(observed, inside, covered, float(covered.mean()), error, float(good.mean()))
+
+
+def _measure(context: SampleContext, quantity: str) -> Estimate:
+    if (target := context.mixture) is None:
+        return Estimate.missing("the target is no Gaussian mixture with separate components")
+    frame = None if target.frame is None else target.frame.numpy()
+    known = (target.means.numpy(), target.stds.numpy(), target.weights.numpy(), frame)
+    return jackknife_estimate(
+        lambda rows: getattr(modes(context.samples[rows], *known), quantity), len(context.samples)
+    )
+
+
+def measure_coverage(context: SampleContext) -> Estimate:
+    """Share of the target's components that are covered."""
+    return _measure(context, "coverage")
+
+
+def measure_weights(context: SampleContext) -> Estimate:
+    """Total variation between the weights of the components and those of the samples."""
+    return _measure(context, "weight_error")

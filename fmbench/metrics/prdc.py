@@ -14,11 +14,20 @@ exact duplicates and copies of the training data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, mean_estimate
+from fmbench.metrics.base import (
+    GROUPS,
+    SampleContext,
+    checked_samples,
+    effective_trials,
+    jackknife_error,
+    mean_estimate,
+    proportion_estimate,
+    wilson_interval,
+)
 from fmbench.metrics.neighbours import BLOCK, nearest, squared_distances
 from fmbench.result import Estimate
 
@@ -100,29 +109,97 @@ def prdc(generated: np.ndarray, real: np.ndarray, k: int = 5, closed: bool = Fal
     return Manifolds(real_balls > 0, real_balls, inside_generated, covered)
 
 
+def recall_without_groups(generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS) -> np.ndarray:
+    """Recall with each interleaved group of generated samples left out, (G,); radii are those among the samples left.
+
+    The k nearest of every group are found once; the k-th nearest of all but one group is among them. Needs more than
+    k + 1 samples outside any group.
+    """
+    labels = np.arange(len(generated)) % groups
+    candidates = np.full((groups, len(generated), k), np.inf)
+    for g in range(groups):
+        inside = generated[labels == g]
+        count = min(k, len(inside))
+        candidates[g][labels != g, :count] = nearest(generated[labels != g], inside, k=count).squared
+        if (own := min(k, len(inside) - 1)) > 0:
+            candidates[g][labels == g, :own] = nearest(inside, k=own).squared
+    slack = TIE * max(float((a**2).sum(axis=1).max()) for a in (generated, real))
+    others = (np.concatenate(np.delete(candidates, g, axis=0), axis=1) for g in range(groups))
+    radius = np.stack([np.partition(other, k - 1, axis=1)[:, k - 1] - slack for other in others])
+    radius[labels, np.arange(len(generated))] = -np.inf
+    hit = np.zeros((groups, len(real)), dtype=bool)
+    for start in range(0, len(generated), BLOCK):
+        rows = slice(start, start + BLOCK)
+        distances = squared_distances(generated[rows], real)
+        for g in range(groups):
+            hit[g] |= (distances < radius[g, rows, None]).any(axis=0)
+    return hit.mean(axis=1)
+
+
+def coverage_without_groups(generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS) -> np.ndarray:
+    """Coverage with each interleaved group of generated samples left out, (G,); the real balls stay as they are."""
+    slack = TIE * max(float((a**2).sum(axis=1).max()) for a in (generated, real))
+    radius = nearest(real, k=k).squared[:, -1] - slack
+    found = [(squared_distances(generated[g::groups], real) < radius).sum(axis=0) for g in range(groups)]
+    return (np.sum(found, axis=0) - np.stack(found) > 0).mean(axis=1)
+
+
+WITHOUT_GROUPS = {"inside_generated": recall_without_groups, "covered": coverage_without_groups}
+
+
+def _ball_share(
+    found: Manifolds, generated: np.ndarray, real: np.ndarray, quantity: str, k: int, jackknife: bool
+) -> Estimate:
+    """Recall or coverage: the real samples are fixed, and what is random are the generated ones.
+
+    The Wilson interval takes as its number of trials what the jackknife variance amounts to, at most m, so that a share
+    of 1 keeps a width. Without the jackknife the trials are the m real samples.
+    """
+    hits = getattr(found, quantity)
+    share, trials = float(hits.mean()), float(len(real))
+    groups = min(GROUPS, len(generated) // 2)
+    if jackknife and groups > 1 and len(generated) - -(-len(generated) // groups) > k:
+        offset = real.mean(axis=0)
+        partial = WITHOUT_GROUPS[quantity](generated - offset, real - offset, k, groups)
+        trials = effective_trials(share, jackknife_error(partial) ** 2, groups - 1, trials)
+    return Estimate(share, wilson_interval(share, trials), len(real))
+
+
 def _measure(context: SampleContext, quantity: str, k: int = 5) -> Estimate:
-    if context.extract is None or context.reference_features is None:
-        manifolds = prdc(context.samples, context.reference, k)
+    generated, real = context.quadratic
+    found = context.once(f"prdc-{k}", lambda: prdc(generated, real, k))
+    if quantity in WITHOUT_GROUPS:
+        estimate = _ball_share(found, generated, real, quantity, k, context.only_seed)
     else:
-        manifolds = prdc(context.features, context.reference_features, k)
-    return mean_estimate(getattr(manifolds, quantity), k=k, **context.details)
+        values = getattr(found, quantity)
+        estimate = (proportion_estimate if quantity == "inside_real" else mean_estimate)(values)
+    return replace(estimate, details={"k": k, **context.details})
 
 
 def precision(context: SampleContext) -> Estimate:
-    """Precision with k = 5; normal interval over generated samples, the balls held fixed."""
+    """Precision with k = 5. Given the real samples, generated ones hit independently: Wilson interval, whose measured
+    coverage was 92 to 99 % (the normal interval's 18 to 94 %, since it has no width at 1).
+    """
     return _measure(context, "inside_real")
 
 
 def recall(context: SampleContext) -> Estimate:
-    """Recall with k = 5; normal interval over real samples, the balls held fixed."""
+    """Recall with k = 5. The interval is for its expectation at this n given the real samples: Wilson, with the
+    jackknife over generated samples as its variance.
+
+    Measured coverage, n = 200, d = 2 and 6: 95 to 99 %. Liberal where single outliers decide, because their balls are
+    huge: 91 % for a shift of one standard deviation in each of 2 dimensions, 84 % at n = 80 (a binomial interval: 65 %).
+    """
     return _measure(context, "inside_generated")
 
 
 def density(context: SampleContext) -> Estimate:
-    """Density with k = 5; normal interval over generated samples, the balls held fixed."""
+    """Density with k = 5; Student t interval over generated samples given the real ones, measured coverage 93 to 97 %."""
     return _measure(context, "real_balls")
 
 
 def coverage(context: SampleContext) -> Estimate:
-    """Coverage with k = 5; normal interval over real samples, the balls held fixed."""
+    """Coverage with k = 5. The interval is for its expectation at this n given the real samples: Wilson, with the
+    jackknife over generated samples as its variance. Measured coverage, n = 80 to 400, d = 2 and 6: 95 to 98 %.
+    """
     return _measure(context, "covered")

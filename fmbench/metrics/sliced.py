@@ -13,10 +13,11 @@ sample means and ``E[theta theta^T] = I / d``:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
+from fmbench.metrics.base import SampleContext, checked_samples, deletions, squared_interval
 from fmbench.result import Estimate
 
 PROJECTIONS = 512
@@ -119,36 +120,36 @@ def sliced_wasserstein2(
     return math.sqrt(max(mean, 0.0))
 
 
-def _half_width(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Half of the 95 % delete-a-group jackknife interval over the samples ``x``, with at most 128 projections.
-
-    The projections are sorted once; leaving samples out of a sorted row keeps it sorted.
-    """
-    theta = directions(x.shape[1], JACKKNIFE_PROJECTIONS)
-    projected, reference = theta @ x.T, np.sort(theta @ y.T, axis=1)
+def _sorted_rows(points: np.ndarray, theta: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Sorted projections of any kept (n,) subset, (L, kept): sorted once, because a subset of a sorted row is sorted."""
+    projected = theta @ points.T
     order = np.argsort(projected, axis=1)
     ordered = np.take_along_axis(projected, order, axis=1)
+    return lambda kept: ordered[kept[order]].reshape(len(theta), -1)
 
-    def distance(kept: np.ndarray) -> float:
-        mask = np.zeros(len(x), dtype=bool)
-        mask[kept] = True
-        left = ordered[mask[order]].reshape(len(theta), len(kept))
-        return math.sqrt(float(quantile_cost(left, reference).mean()))
 
-    ci = jackknife_estimate(distance, len(x)).ci
-    return None if ci is None else 0.5 * (ci[1] - ci[0])
+def _interval(x: np.ndarray, y: np.ndarray, value: float, fresh_reference: bool) -> tuple[float, float] | None:
+    """95 % delete-a-group jackknife interval around ``value``, its width from at most 128 projections."""
+    theta = directions(x.shape[1], JACKKNIFE_PROJECTIONS)
+    rows, reference_rows = _sorted_rows(x, theta), _sorted_rows(y, theta)
+    all_y = np.ones(len(y), dtype=bool)
+    left = deletions(len(x), len(y) if fresh_reference else None)
+    costs = [quantile_cost(rows(a), reference_rows(b if fresh_reference else all_y)).mean() for a, b in left]
+    squared = squared_interval(value**2, np.array(costs))
+    return None if squared is None else (math.sqrt(squared[0]), math.sqrt(squared[1]))
 
 
 def measure(context: SampleContext) -> Estimate:
     """Sliced W2 between samples and reference with the same 512 directions for every entry.
 
-    The interval is a delete-a-group jackknife over the samples (reference and directions are fixed), cut at zero; with several
-    evaluation seeds theirs replaces it, so it is not computed.
+    The interval is for the expectation at this n (an empirical distance is biased upwards), by a delete-a-group
+    jackknife over the samples with reference and directions fixed, or over the reference too if it is fresh, cut at
+    zero; with several evaluation seeds theirs replaces it, so it is not computed. Measured on Gaussians, d = 2, n = 100
+    and d = 6, n = 200: 95 to 97 % with a fixed reference, 94 to 98 % with a fresh one.
     """
     x, y = checked_samples(context.samples, context.reference)
     value = sliced_wasserstein2(x, y)
-    half = _half_width(x, y) if context.only_seed else None
-    ci = None if half is None else (max(0.0, value - half), value + half)
+    ci = _interval(x, y, value, context.fresh_reference) if context.only_seed else None
     details = {
         "reference_sha256": context.reference_sha256,
         "reference_n": len(y),

@@ -10,12 +10,14 @@ field, 1 for the zero field. Squares are summed over dimensions, the unit of bot
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from fmbench.metrics.base import jackknife_estimate, mean_estimate
+from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
@@ -56,3 +58,22 @@ def relative_velocity_error(errors: VelocityErrors) -> Estimate:
         return Estimate.missing("the exact velocity is zero everywhere, so there is nothing to divide by")
     ratio = lambda rows: float(errors.error[rows].mean() / errors.energy[rows].mean())  # noqa: E731
     return jackknife_estimate(ratio, len(errors.error), solver="rk4", steps=errors.steps)
+
+
+def _measure(context: FlowContext, estimate: Callable[[VelocityErrors], Estimate]) -> Estimate:
+    probe = context.probe
+    if probe is None:
+        return Estimate.missing(NO_FIELD)
+    if probe.oracle is None:
+        return Estimate.missing("the exact velocity is not known for this task")
+    return estimate(velocity_errors(probe.velocity, probe.oracle, probe.x0, probe.steps))
+
+
+def measure(context: FlowContext) -> Estimate:
+    """Velocity error against the exact field of independent pairs; models that couple otherwise aim at another field."""
+    return _measure(context, velocity_error)
+
+
+def measure_relative(context: FlowContext) -> Estimate:
+    """The same, relative to the energy of the exact field."""
+    return _measure(context, relative_velocity_error)

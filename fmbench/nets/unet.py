@@ -1,32 +1,33 @@
-"""A small UNet for images of 8x8 to 32x32, in the DDPM++/ADM tradition: residual blocks, scale-shift time embedding, attention below."""
+"""A UNet for images of 8x8 to 64x64, in the DDPM++/ADM tradition: residual blocks, scale-shift time embedding, attention below."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmbench.nets.embedding import labels_or_null, time_features
 from fmbench.shapes import Labels, Points, Times
 
 
-def time_features(t: Times, size: int) -> Tensor:
-    """Sinusoidal features (batch, size) of times in [0, 1], frequencies geometric from 1 to 1000 radians."""
-    frequencies = torch.exp(torch.linspace(0, math.log(1000.0), size // 2, device=t.device, dtype=torch.float32))
-    angles = t[:, None].float() * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice; the embedding scales and shifts the second norm; the last convolution starts at zero."""
+    """GroupNorm, SiLU, 3x3 convolution, twice; the last convolution starts at zero.
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, groups: int) -> None:
+    The embedding scales and shifts the second norm (``scale_shift``), or is added before it as in DDPM.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, groups: int, scale_shift: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.scale_shift = scale_shift
         self.norm1 = nn.GroupNorm(groups, inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * outputs)
+        self.modulation = nn.Linear(embedding, 2 * outputs if scale_shift else outputs)
         self.norm2 = nn.GroupNorm(groups, outputs)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
@@ -34,9 +35,13 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(batch, inputs, h, w), (batch, embedding) -> (batch, outputs, h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
-        return self.skip(x) + h
+        signal = self.modulation(embedding)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = signal.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + signal)
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
 class Attention(nn.Module):
@@ -59,6 +64,38 @@ class Attention(nn.Module):
         return x + self.project(mixed)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the blocks of one UNet share; the attributes are those of :class:`UNet`, ``embedding`` is the width of time and label."""
+
+    embedding: int
+    groups: int
+    attention: tuple[int, ...]
+    heads: int
+    head_channels: int
+    scale_shift: bool
+    dropout: float
+
+    def residual(self, inputs: int, outputs: int) -> ResidualBlock:
+        """A residual block. Raises ValueError when the groups do not divide the width."""
+        if outputs % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide a UNet width of {outputs}; choose groups that do")
+        return ResidualBlock(inputs, outputs, self.embedding, self.groups, self.scale_shift, self.dropout)
+
+    def attend(self, width: int) -> Attention:
+        """An attention layer. Raises ValueError when the heads do not divide the width."""
+        heads = width // self.head_channels if self.head_channels else self.heads
+        if width % (self.head_channels or self.heads):
+            what = f"heads of {self.head_channels} channels" if self.head_channels else f"{self.heads} heads"
+            raise ValueError(f"{what} do not divide a UNet width of {width}; choose heads or head_channels that do")
+        return Attention(width, self.groups, heads)
+
+    def stage(self, inputs: int, outputs: int, height: int) -> nn.ModuleList:
+        """A residual block, with attention behind it at the heights that have it."""
+        block = self.residual(inputs, outputs)
+        return nn.ModuleList([block, self.attend(outputs) if height in self.attention else nn.Identity()])
+
+
 class UNet(nn.Module):
     """UNet with ``len(multipliers)`` resolutions, each half the one before.
 
@@ -72,6 +109,13 @@ class UNet(nn.Module):
         attention: feature map heights at which attention is used.
         groups: groups of every GroupNorm.
         heads: attention heads.
+        head_channels: width of one attention head; when positive it replaces ``heads``.
+        scale_shift: whether time and label scale and shift the second norm of a block, or are added before it.
+        dropout: probability before the last convolution of every block, in training only.
+        adm: the layout of Dhariwal & Nichol (2105.05233): block, attention, block in the middle; ``channels`` time features instead of
+            twice as many; and every layer that starts at zero has a zero bias too, so that the network starts at 0.
+
+    Raises ValueError for sizes, groups or heads that do not divide.
     """
 
     def __init__(
@@ -85,6 +129,10 @@ class UNet(nn.Module):
         attention: tuple[int, ...] = (4,),
         groups: int = 8,
         heads: int = 2,
+        head_channels: int = 0,
+        scale_shift: bool = True,
+        dropout: float = 0.0,
+        adm: bool = False,
     ) -> None:
         super().__init__()
         factor = patch * 2 ** (len(multipliers) - 1)
@@ -92,57 +140,73 @@ class UNet(nn.Module):
             raise ValueError(
                 f"a UNet of {len(multipliers)} levels and patch {patch} needs images divisible by {factor}, got {tuple(shape)}"
             )
-        self.num_classes = num_classes
-        self.channels = channels
+        self.num_classes, self.dropout = num_classes, dropout
+        self.time_size = channels if adm else 2 * channels
         size = 4 * channels
-        self.embed = nn.Sequential(nn.Linear(2 * channels, size), nn.SiLU(), nn.Linear(size, size))
+        # Initial weights are drawn in this order; a recipe's seed stands for them, so the order never changes.
+        self.embed = nn.Sequential(nn.Linear(self.time_size, size), nn.SiLU(), nn.Linear(size, size))
         self.label_embedding = nn.Embedding(num_classes + 1, size) if num_classes else None
         pixels = shape[0] * patch**2
         self.stem = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(pixels, channels, 3, padding=1))
-
-        def attend(width: int, height: int) -> nn.Module:
-            return Attention(width, groups, heads) if height in attention else nn.Identity()
-
+        parts = Parts(size, groups, tuple(attention), heads, head_channels, scale_shift, dropout)
+        widths = [channels * multiplier for multiplier in multipliers]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        width, height, skips = channels, shape[1] // patch, [channels]
-        for level, multiplier in enumerate(multipliers):
+        skips = self._descend(parts, widths, blocks, shape[1] // patch)
+        width = widths[-1]
+        self.middle: nn.Module = parts.residual(width, width)
+        if adm:
+            self.middle = nn.ModuleList([self.middle, parts.attend(width), parts.residual(width, width)])
+        self._ascend(parts, widths, blocks, shape[1] // factor, skips)
+        last = nn.Conv2d(widths[0], pixels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        self.head = nn.Sequential(nn.GroupNorm(groups, widths[0]), nn.SiLU(), last, nn.PixelShuffle(patch))
+        if adm:
+            self._zero_biases(last)
+
+    def _descend(self, parts: Parts, widths: list[int], blocks: int, height: int) -> list[int]:
+        """Fill the way down; the widths of what it hands over to the way up."""
+        width = int(self.stem[1].out_channels)  # type: ignore[arg-type]
+        skips = [width]
+        for level, out in enumerate(widths):
             for _ in range(blocks):
-                out = channels * multiplier
-                self.down.append(nn.ModuleList([ResidualBlock(width, out, size, groups), attend(out, height)]))
+                self.down.append(parts.stage(width, out, height))
                 width = out
                 skips.append(width)
-            if level < len(multipliers) - 1:
+            if level < len(widths) - 1:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 height //= 2
                 skips.append(width)
-        self.middle = ResidualBlock(width, width, size, groups)
-        for level, multiplier in reversed(list(enumerate(multipliers))):
+        return skips
+
+    def _ascend(self, parts: Parts, widths: list[int], blocks: int, height: int, skips: list[int]) -> None:
+        width = widths[-1]
+        for level, out in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                out = channels * multiplier
-                self.up.append(
-                    nn.ModuleList([ResidualBlock(width + skips.pop(), out, size, groups), attend(out, height)])
-                )
+                self.up.append(parts.stage(width + skips.pop(), out, height))
                 width = out
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
                 height *= 2
-        last = nn.Conv2d(width, pixels, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        self.head = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), last, nn.PixelShuffle(patch))
+
+    def _zero_biases(self, last: nn.Conv2d) -> None:
+        zeroed = [m.conv2 for m in self.modules() if isinstance(m, ResidualBlock)]
+        zeroed += [m.project for m in self.modules() if isinstance(m, Attention)]
+        for layer in (*zeroed, last):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Points, t: Times, labels: Labels | None = None) -> Tensor:
         """Velocity (or whatever the method trains) at ``x`` of shape (batch, channels, height, width), ``t`` of shape (batch,)."""
-        embedding = self.embed(time_features(t, 2 * self.channels).to(x.dtype))
+        embedding = self.embed(time_features(t, self.time_size).to(x.dtype))
         if self.label_embedding is not None:
-            null = torch.full((len(x),), self.num_classes, device=x.device)
-            embedding = embedding + self.label_embedding(null if labels is None else labels)
+            embedding = embedding + self.label_embedding(labels_or_null(x, labels, self.num_classes))
         embedding = F.silu(embedding)
         h = self.stem(x)
         skips = [h]
         for stage in self.down:
             h = self._run(stage, h, embedding)
             skips.append(h)
-        h = self.middle(h, embedding)
+        h = self._run(self.middle, h, embedding)
         for stage in self.up:
             if isinstance(stage, nn.ModuleList):
                 h = torch.cat([h, skips.pop()], dim=1)
@@ -151,7 +215,6 @@ class UNet(nn.Module):
 
     @staticmethod
     def _run(stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-        if isinstance(stage, nn.ModuleList):
-            block, attention = stage
-            return attention(block(h, embedding))
-        return stage(h)
+        for part in stage if isinstance(stage, nn.ModuleList) else [stage]:
+            h = part(h, embedding) if isinstance(part, ResidualBlock) else part(h)
+        return h

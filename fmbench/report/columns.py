@@ -12,6 +12,8 @@ from fmbench.report.ranking import DIVISIONS, Standing, standing
 from fmbench.report.samplers import Sampler, row_for, sampler_label, sampler_of
 from fmbench.result import Estimate, Result, Row
 
+CONDITIONS = ("batch", "repeats", "p95", "p99", "stable", "device", "threads", "dtype", "compile", "tf32", "clock")
+"""What the note of a latency says."""
 NOT_RUN = Cell(MISSING, note="not run with this sampler")
 
 
@@ -81,11 +83,31 @@ def _latency(judged: Judged) -> Cell:
     latency = judged.row.latency if judged.row else None
     if not latency or latency.get("p50") is None:
         return Cell(MISSING, note="not timed")
-    conditions = ", ".join(
-        f"{key} {value}" for key, value in latency.items() if key not in ("p50", "p95", "throughput")
-    )
-    note = clean(f"milliseconds per batch; {conditions}", REASON_LENGTH)
+    shown = {key: value for key, value in latency.items() if key in CONDITIONS and value is not None}
+    note = clean("milliseconds per batch; " + ", ".join(f"{k} {v}" for k, v in shown.items()), REASON_LENGTH)
     return Cell(plain(1e3 * latency["p50"], 3), latency["p50"], note)
+
+
+def _throughput(judged: Judged) -> Cell:
+    best = (judged.row.latency or {}).get("best") if judged.row else None
+    if not isinstance(best, Mapping) or not isinstance(best.get("throughput"), int | float):
+        return Cell(MISSING, note="not timed")
+    note = f"samples per second at batch {best.get('batch')}, the fastest of those timed"
+    return Cell(f"{best['throughput']:,.0f}", best["throughput"], clean(note))
+
+
+def _operations(judged: Judged) -> Cell:
+    cost = judged.result.cost
+    flops = cost.get("flops_per_evaluation")
+    if not isinstance(flops, int | float):
+        return Cell(MISSING, note=clean(str(cost.get("reason", "not counted")), REASON_LENGTH))
+    unseen = cost.get("flops_uncounted")
+    note = (
+        f"a lower bound: not counted {', '.join(map(str, unseen))}"
+        if unseen
+        else "counted by torch, 2 per multiply-add"
+    )
+    return Cell(("at least " if unseen else "") + plain(flops / 1e6, 3), flops, clean(note, REASON_LENGTH))
 
 
 def _metric_column(metric: str, info: MetricInfo, sampler: Sampler, among: Sequence[Sampler]) -> Column:
@@ -113,8 +135,8 @@ def _flow_column(metric: str) -> Column:
 
 def _flow_metrics(results: Sequence[Result]) -> list[str]:
     found = {name for result in results for name in result.flow}
-    known = [name for name in METRICS if name in found]
-    return known + sorted(found - set(known))
+    known = [name for name in METRICS if name in found and METRICS[name].column]
+    return known + sorted(found - set(METRICS))
 
 
 def _nfe_column(sampler: Sampler, among: Sequence[Sampler]) -> Column:
@@ -149,6 +171,8 @@ def columns_of(
         *(_nfe_column(s, samplers) for s in samplers if s.steps is None),
         *(_flow_column(name) for name in _flow_metrics(results)),
         Column("p50 ms", "Median latency of a batch in milliseconds, in the row that is ranked.", _latency),
+        Column("samples/s", "Throughput at the fastest batch size timed, in the row that is ranked.", _throughput),
+        Column("MFLOP", "Millions of floating-point operations of one network evaluation for one sample.", _operations),
         Column("division", division, _division, numeric=False),
         Column(
             "status",

@@ -6,12 +6,12 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 
 from fmbench.catalogue import data_folder
 from fmbench.result import Estimate, Result, Row
+from fmbench.student import t95
 
 ANCHORS = ("data", "oracle")
 DIVISIONS = ("closed", "open")
@@ -21,7 +21,7 @@ STEPS = 8
 
 @dataclass(frozen=True)
 class RankRule:
-    """The ``[rank]`` table of a protocol: budget of steps, and the primary metric by kind of task."""
+    """The ``[rank]`` table of a protocol: budget of steps, and the primary metric by task or kind of task."""
 
     steps: int = STEPS
     primary: Mapping[str, str] = field(default_factory=lambda: dict(PRIMARY))
@@ -110,14 +110,6 @@ def below(one: Standing, other: Standing) -> bool:
     return fmean(differences) + t95(count - 1) * stdev(differences) / math.sqrt(count) < 0
 
 
-@cache
-def t95(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    from scipy.stats import t as student
-
-    return float(student.ppf(0.975, freedom))
-
-
 def shared_ranks(standings: Sequence[Standing], better: str) -> list[int]:
     """Rank of each: 1 + the number of others that are better beyond doubt (:func:`below`), so leaders that cannot be told apart share 1.
 
@@ -131,7 +123,10 @@ def shared_ranks(standings: Sequence[Standing], better: str) -> list[int]:
 
 
 def primary_metric(results: Sequence[Result], primary: Mapping[str, str]) -> str:
-    """The metric that ranks a task: that of its kind if recorded, else the one most rows have a number for."""
+    """The metric that ranks a task: its own or that of its kind if recorded, else the one most rows have a number for."""
+    tasks = {str(result.task.get("name")) for result in results}
+    if len(tasks) == 1 and (task := tasks.pop()) in primary:
+        return primary[task]
     kinds = {str(result.task.get("kind")) for result in results}
     if len(kinds) == 1 and (kind := kinds.pop()) in primary:
         return primary[kind]

@@ -60,6 +60,7 @@ def check(found: Result) -> None:
     parameters = found.model.get("parameters")
     _require(parameters is None or _is_number(parameters), f"model: parameters must be a number, got {parameters!r}")
     _require(isinstance(found.environment, Mapping), f"environment must be a table, got {found.environment!r}")
+    _require(isinstance(found.cost, Mapping), f"cost must be a table, got {found.cost!r}")
     _require(isinstance(found.ranked, bool), f"ranked must be true or false, got {found.ranked!r}")
     _require(found.status in STATUSES, f"status must be one of {', '.join(STATUSES)}, got {found.status!r}")
     for row in found.rows:

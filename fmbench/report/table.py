@@ -105,8 +105,8 @@ def sample_metrics(results: Sequence[Result], primary: str) -> dict[str, MetricI
     """Metrics by sampler that have at least one number, the primary one first, then in the order of the listing."""
     rows = [row for result in results for row in result.rows]
     names = {name for row in rows for name, estimate in row.metrics.items() if estimate.value is not None} - {primary}
-    known = [name for name in METRICS if name in names]
-    return {name: metric_info(name) for name in (primary, *known, *sorted(names - set(known)))}
+    known = [name for name in METRICS if name in names and METRICS[name].column]
+    return {name: metric_info(name) for name in (primary, *known, *sorted(names - set(METRICS)))}
 
 
 def curves_of(result: Result, samplers: Sequence[Sampler], metrics: Sequence[str]) -> dict[str, tuple[Point, ...]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from fmbench.shapes import Labels, Points
+from fmbench.shapes import Labels, Points, squared_norm
 from fmbench.tasks.mixture import GaussianMixture
+
+LogDensity = Callable[[Points], Tensor]
+"""(batch, *shape) -> log density in nats, (batch,)."""
 
 
 class Distribution(Protocol):
@@ -50,6 +55,8 @@ class Task:
         source_mixture, target_mixture: the same distributions as Gaussian mixtures where that is exact, for the oracle.
         w2_squared: squared 2-Wasserstein distance between source and target with its half-width (0 when exact), if known.
         extractor: name of the feature extractor for Frechet and kernel distances, image tasks only.
+        gaussian_source: whether the source is N(0, I).
+        levels: grey levels of images, equally spaced over [-1, 1]; 0 for vectors.
     """
 
     name: str
@@ -68,11 +75,19 @@ class Task:
     w2_squared: tuple[float, float] | None = None
     extractor: str | None = None
     gaussian_source: bool = True
+    levels: int = 0
 
     @property
     def dim(self) -> int:
         """Number of dimensions of one sample."""
         return int(torch.Size(self.shape).numel())
+
+    def source_log_density(self) -> LogDensity | None:
+        """Log density of the source in nats, (n, *shape) -> (n,); None when it is not known."""
+        if isinstance(self.source, StandardNormal):
+            return self.source.log_prob
+        mixture = self.source_mixture
+        return None if mixture is None else lambda x: mixture.log_prob(x.flatten(1).cpu()).to(x.device)
 
     @property
     def finite(self) -> bool:
@@ -89,3 +104,7 @@ class StandardNormal:
     def sample(self, n: int, generator: torch.Generator) -> Points:
         """See :class:`Distribution`."""
         return torch.randn((n, *self.shape), generator=generator)
+
+    def log_prob(self, x: Points) -> Tensor:
+        """Log density in nats, (n,)."""
+        return -0.5 * (squared_norm(x) + x[0].numel() * math.log(2 * math.pi))

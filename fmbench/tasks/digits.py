@@ -70,4 +70,5 @@ def digits() -> Task:
         source_mixture=GaussianMixture(torch.zeros(1, 64), torch.tensor(1.0)),
         target_mixture=GaussianMixture(flat, torch.tensor(ORACLE_STD)),
         extractor="digits/digits-cnn",
+        levels=17,
     )

@@ -39,6 +39,16 @@ class GaussianMixture:
         """Number of dimensions."""
         return self.means.shape[1]
 
+    @property
+    def separation(self) -> float:
+        """Smallest distance of two component means over the largest standard deviation of the two; infinite for one component."""
+        if len(self.means) == 1:
+            return math.inf
+        first, second = torch.triu_indices(len(self.means), len(self.means), offset=1)
+        widest = self.stds.amax(dim=1)
+        distance = torch.nn.functional.pdist(self.means)
+        return float((distance / torch.maximum(widest[first], widest[second])).min())
+
     def sample(self, n: int, generator: torch.Generator) -> Points:
         """``n`` independent points, (n, D) float32."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)

@@ -59,30 +59,6 @@ def test_marginals_duality_and_conventions(solve: Solver, epsilon: float) -> Non
     )
 
 
-@both
-def test_parity_with_pot(solve: Solver) -> None:
-    import ot
-
-    cost = squared_distances(*clouds())
-    a, b = np.full(80, 1 / 80), np.full(60, 1 / 60)
-    for epsilon in (0.3, 3.0):
-        plan = ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn_log", numItermax=50_000, stopThr=1e-10)
-        found = solve(cost, epsilon)
-        np.testing.assert_allclose(found.plan, plan, atol=1e-9)
-        assert found.transport_cost == pytest.approx(ot.sinkhorn2(a, b, cost, epsilon, stopThr=1e-10), rel=1e-6)
-
-
-def test_divergence_agrees_with_geomloss() -> None:
-    geomloss = pytest.importorskip("geomloss")
-    import torch
-
-    x, y = clouds()
-    # geomloss: cost |x - y|^2 / 2 and epsilon = blur^p, so half of ours at twice the epsilon.
-    loss = geomloss.SamplesLoss("sinkhorn", p=2, blur=0.5, scaling=0.99, backend="tensorized")
-    reference = 2.0 * float(loss(torch.from_numpy(x), torch.from_numpy(y)))
-    assert sinkhorn_divergence(x, y, 0.5) == pytest.approx(reference, rel=2e-3)
-
-
 def test_small_epsilon_is_exact_and_large_epsilon_is_independent() -> None:
     x, y = clouds()
     exact = wasserstein2(x, y) ** 2

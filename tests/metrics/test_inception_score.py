@@ -1,10 +1,9 @@
-"""Laws of the inception score: its two extremes, the mixture in between, parity with torchmetrics."""
+"""Laws of the inception score: its two extremes and the mixture in between (parity: tests/parity)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from fmbench.metrics.inception_score import inception_score, inception_score_estimate
 
@@ -32,18 +31,6 @@ def test_logits_are_defined_up_to_a_constant_per_sample() -> None:
     logits = 3 * rng.normal(size=(60, 5))
     shifted = logits + 100 * rng.normal(size=(60, 1))
     assert inception_score(shifted) == pytest.approx(inception_score(logits), rel=1e-10)
-
-
-@pytest.mark.filterwarnings("ignore:std", "ignore:Metric `InceptionScore`")
-def test_parity_with_torchmetrics() -> None:
-    torchmetrics_is = pytest.importorskip("torchmetrics.image.inception")
-    logits = 3 * np.random.default_rng(2).normal(size=(200, 6))
-    other = torchmetrics_is.InceptionScore(feature=torch.nn.Identity(), splits=1)
-    other.update(torch.from_numpy(logits))
-    # It shuffles with the global generator before it splits.
-    with torch.random.fork_rng():
-        mean, _ = other.compute()
-    assert inception_score(logits) == pytest.approx(float(mean), rel=1e-10)
 
 
 def test_splits_average_interleaved_parts_and_lose_variety() -> None:

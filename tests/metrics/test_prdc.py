@@ -1,4 +1,4 @@
-"""Laws of precision, recall, density and coverage: parity with the prdc package, geometry, expectations, ties."""
+"""Laws of precision, recall, density and coverage: parity with a brute force, geometry, expectations, ties (the prdc package: tests/parity)."""
 
 from __future__ import annotations
 
@@ -40,16 +40,6 @@ def test_parity(n: int, m: int, k: int, shift: float) -> None:
     got = numbers(generated, real, k, block=16)
     assert got == pytest.approx(brute_force(generated, real, k), rel=1e-12)
     assert len(set(got)) > 2
-
-
-def test_parity_with_the_prdc_package() -> None:
-    package = pytest.importorskip("prdc")
-    rng = np.random.default_rng(1)
-    generated, real = rng.normal(size=(150, 4)) * 0.7 + 0.5, rng.normal(size=(200, 4))
-    other = package.compute_prdc(real, generated, nearest_k=5)
-    assert numbers(generated, real, 5) == pytest.approx(
-        [other[q] for q in ("precision", "recall", "density", "coverage")]
-    )
 
 
 def test_dropped_mode_costs_recall_and_invented_mode_costs_precision() -> None:

@@ -29,16 +29,6 @@ def test_one_dimensional_cost_is_exact_transport(n: int, m: int) -> None:
     np.testing.assert_allclose(quantile_cost(a, b), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("m", [200, 150])
-def test_parity_with_pot_on_the_same_directions(m: int) -> None:
-    import ot
-
-    x, y = rng().normal(size=(200, 6)), rng(1).normal(size=(m, 6)) * 1.5 + 0.3
-    theta = directions(6, 64, rng(2))
-    reference = ot.sliced_wasserstein_distance(x, y, projections=theta.T, p=2)
-    assert sliced_wasserstein2(x, y, 64, rng(2)) == pytest.approx(reference, rel=1e-12)
-
-
 def test_blocks_of_directions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = rng().normal(size=(2, 50, 3))
     theta = directions(3, 17)

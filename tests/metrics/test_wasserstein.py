@@ -143,7 +143,7 @@ def test_floor_takes_the_targets_of_tasks() -> None:
 
 def test_measure_reports_the_distance_to_the_reference() -> None:
     x, y = rng().normal(size=(2, 120, 2))
-    estimate = measure(SampleContext("vector", 0, x, y[:100], "abc"))
+    estimate = measure(SampleContext("vector", 0, x, y[:100], "abc", only_seed=False))
     assert estimate.value == wasserstein2(x, y[:100])
     assert (estimate.ci, estimate.n) == (None, 120)
     assert estimate.details == {"reference_sha256": "abc", "reference_n": 100}

@@ -18,7 +18,8 @@ from fmbench.registry import NETS, TASKS
 from fmbench.tasks.base import Distribution, Task
 from fmbench.tasks.mixture import GaussianMixture
 
-NAMES = sorted(TASKS.all())
+# Tasks of the Hub have their own tests, with a server: tests/hub.
+NAMES = sorted(name for name, where in TASKS.all().items() if "hub_images" not in where)
 MIXTURES = ["mixture-2d", "mixture-16d", "mixture-64d"]
 N = 20_000
 

@@ -1,0 +1,51 @@
+"""fmbench leaderboard and sysinfo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fmbench.cli.shared import DONE, Add, UsageError, print_json
+
+
+def cmd_leaderboard(args: argparse.Namespace) -> int:
+    """Build the tables and the page from the results of a folder."""
+    from fmbench.report.build import build_leaderboard
+
+    folder = args.folder or Path("leaderboard")
+    if not (folder / "results").is_dir():
+        raise UsageError(f"{folder} has no results folder; name the folder that `fmbench run --out` wrote")
+    written = build_leaderboard(folder, args.readme)
+    print_json([str(path) for path in written]) if args.json else print("\n".join(str(path) for path in written))
+    return DONE
+
+
+def cmd_sysinfo(args: argparse.Namespace) -> int:
+    """Versions and devices."""
+    import torch
+
+    from fmbench import environment
+
+    facts = environment.describe(torch.device("cpu"))
+    facts["cuda"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if args.json:
+        print_json(facts)
+    else:
+        for key, value in facts.items():
+            print(f"{key:<12}{value}")
+    return DONE
+
+
+def add(add: Add, commands: Any) -> None:
+    """The commands."""
+    board = commands.add_parser("leaderboard", help="build the leaderboard")
+    p = add(
+        "build",
+        cmd_leaderboard,
+        "tables and page from result files",
+        board.add_subparsers(required=True, metavar="COMMAND"),
+    )
+    p.add_argument("folder", nargs="?", type=Path, help="folder with results/ (default: leaderboard)")
+    p.add_argument("--readme", type=Path, help="Markdown file whose marked tables are filled from the results")
+    add("sysinfo", cmd_sysinfo, "versions and devices")

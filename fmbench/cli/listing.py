@@ -1,0 +1,104 @@
+"""fmbench list and info."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+import fmbench
+from fmbench.cli.shared import DONE, Add, print_json
+from fmbench.registry import UnknownName, nearest
+
+KINDS = ("entries", "methods", "tasks", "benchmarks", "metrics")
+
+
+def _listing(kind: str) -> dict[str, str]:
+    """Names of a kind, each with one line where that costs no import."""
+    if kind == "metrics":
+        from fmbench.metrics.info import METRICS
+
+        return {name: info.summary for name, info in METRICS.items()}
+    return dict.fromkeys(getattr(fmbench, f"list_{kind}")(), "")
+
+
+def cmd_list(args: argparse.Namespace) -> int:
+    """Names, one a line."""
+    kinds = KINDS if args.kind is None else (args.kind,)
+    listing = {kind: _listing(kind) for kind in kinds}
+    if args.json:
+        print_json({kind: list(names) for kind, names in listing.items()})
+        return DONE
+    for kind, names in listing.items():
+        if args.kind is None:
+            print(f"{kind} ({len(names)})")
+        indent = "  " if args.kind is None else ""
+        width = max(map(len, names), default=0)
+        for name, summary in names.items():
+            print(f"{indent}{name:<{width}}  {summary}".rstrip())
+    return DONE
+
+
+def _first_paragraph(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
+
+
+def _info(name: str) -> dict[str, Any]:
+    """What there is to know about a name of any kind. Raises UnknownName."""
+    from fmbench import catalogue, protocol, registry
+    from fmbench.metrics.info import METRICS
+
+    if name in METRICS:
+        return {"kind": "metric", "name": name, **dataclasses.asdict(METRICS[name])}
+    if name in catalogue.list_benchmarks():
+        return {"kind": "benchmark", **dataclasses.asdict(protocol.read(name))}
+    if name in registry.METHODS.all():
+        kind = registry.METHODS.resolve(name)
+        return {
+            "kind": "method",
+            "name": name,
+            "summary": kind.summary,
+            "reference": kind.reference,
+            "text": _first_paragraph(kind.__doc__),
+        }
+    if name in registry.TASKS.all():
+        make = registry.TASKS.resolve(name)
+        task = make()
+        facts = {
+            k: getattr(task, k)
+            for k in ("version", "summary", "kind", "shape", "net", "train", "num_classes", "w2_squared")
+        }
+        return {"kind": "task", "name": name, **facts, "text": _first_paragraph(make.__doc__)}
+    try:
+        entry = catalogue.find(name)
+    except UnknownName:
+        known = [
+            *METRICS,
+            *catalogue.list_benchmarks(),
+            *registry.METHODS.all(),
+            *registry.TASKS.all(),
+            *catalogue.list_entries(),
+        ]
+        raise UnknownName(nearest("name", name, known)) from None
+    return {"kind": "entry", "name": entry.name, "folder": str(entry.folder), **dataclasses.asdict(entry.recipe)}
+
+
+def cmd_info(args: argparse.Namespace) -> int:
+    """Facts about one name."""
+    facts = _info(args.name)
+    if args.json:
+        print_json(json.loads(json.dumps(facts, default=list)))
+        return DONE
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        if value not in (None, "", {}):
+            print(f"{key:<{width}}  {value}")
+    return DONE
+
+
+def add(add: Add) -> None:
+    """The commands."""
+    p = add("list", cmd_list, "names of entries, methods, tasks, benchmarks, metrics")
+    p.add_argument("kind", nargs="?", choices=KINDS)
+    add("info", cmd_info, "facts about one name").add_argument("name")

@@ -1,0 +1,61 @@
+"""fmbench sample."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fmbench.cli.shared import DONE, Add, UsageError, device_of, positive, print_json
+
+
+def cmd_sample(args: argparse.Namespace) -> int:
+    """Samples into a picture or an array file."""
+    import io
+
+    import numpy as np
+    import torch
+
+    from fmbench.files import write_atomic
+    from fmbench.model import load
+    from fmbench.pictures import picture
+
+    suffix = args.output.suffix.lower()
+    if suffix not in (".png", ".npy"):
+        raise UsageError(f"output {args.output} must end in .png or .npy")
+    model = load(args.entry, task=args.task, device=device_of(args.device))
+    labels = None
+    if args.label is not None:
+        if not model.conditional or not 0 <= args.label < model.task.num_classes:
+            raise UsageError(
+                f"--label {args.label}: {model.name} takes {f'0 to {model.task.num_classes - 1}' if model.conditional else 'no labels'}"
+            )
+        labels = torch.full((args.n,), args.label)
+    x = model.sample(
+        args.n, seed=args.seed, solver=args.solver, steps=args.steps, guidance=args.guidance, labels=labels
+    )
+    buffer = io.BytesIO()
+    if suffix == ".png":
+        picture(x).save(buffer, format="png")
+    else:
+        np.save(buffer, x.numpy(), allow_pickle=False)
+    write_atomic(args.output, buffer.getvalue())
+    if args.json:
+        print_json({"output": str(args.output), "shape": list(x.shape)})
+    else:
+        print(f"{args.output}: {tuple(x.shape)}")
+    return DONE
+
+
+def add(add: Add) -> None:
+    """The command."""
+    p = add("sample", cmd_sample, "draw samples from an entry")
+    p.add_argument("entry", help="task/entry, folder or file.py:Class")
+    p.add_argument("-n", type=positive, default=64)
+    p.add_argument("--steps", type=positive, help="solver steps (default: 32)")
+    p.add_argument("--solver", default="euler")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance scale of conditional entries")
+    p.add_argument("--label", type=int, help="one class for all samples of a conditional entry")
+    p.add_argument("--task", help="task of a file.py:Class")
+    p.add_argument("--device", default="auto")
+    p.add_argument("-o", "--output", type=Path, default=Path("samples.png"), help=".png or .npy")

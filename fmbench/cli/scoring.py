@@ -1,0 +1,131 @@
+"""fmbench score and validate-metrics."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmbench.cli.shared import DONE, FAILED, Add, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from fmbench.result import Result
+
+SCORES = ("metric", "value", "95 % interval", "unit")
+WIDE = 120
+"""Columns of a terminal that shows the whole validation table."""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
+
+
+def _interval(ci: tuple[float, float] | None) -> str:
+    return "-" if ci is None else f"[{ci[0]:.5g}, {ci[1]:.5g}]"
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    # What does not fit goes, never a part of a number: first what a reader can do without.
+    late = ("tolerance", "95 % interval") if console.width < WIDE else ()
+    shown = [i for i, title in enumerate(titles) if title not in late or len(titles) <= len(SCORES)]
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i in shown:
+        grid.add_column(titles[i], no_wrap=titles[i] not in ("case", "unit"))
+    for row in rows:
+        # Text objects, never strings: a name like "[red]" is not markup.
+        grid.add_row(*(Text(row[i]) for i in shown))
+    console.print(grid)
+
+
+def _print_scores(result: Result) -> None:
+    from fmbench.metrics.info import METRICS
+
+    (row,) = result.rows
+    print(f"{result.model['name']}: {row.samples['n']} samples, {result.status}, sha256 {row.samples['sha256'][:16]}")
+    if row.samples.get("clipped_share"):
+        print(
+            f"{100 * row.samples['clipped_share']:.2f} % of the values lie outside [-1, 1]; features see them clipped"
+        )
+    cells = []
+    for name, e in row.metrics.items():
+        found = e.reason or "" if e.value is None else METRICS[name].unit
+        cells.append((name, _number(e.value), _interval(e.ci), found))
+    _print_table(SCORES, cells)
+    print()
+
+
+def cmd_score(args: argparse.Namespace) -> int:
+    """Score samples that exist already."""
+    from fmbench.rescoring import score
+
+    results = score(
+        args.samples,
+        task=args.task,
+        reference=args.reference,
+        metrics=args.metric,
+        benchmark=args.benchmark,
+        extractor=args.extractor,
+        key=args.key,
+        value_range=args.range,
+        name=args.name,
+    )
+    saved = [result.save(args.out / "results") for result in results] if args.out else []
+    if args.json:
+        print_json([result.to_json() for result in results])
+    else:
+        for result in results:
+            _print_scores(result)
+        for path in saved:
+            print(path)
+    return DONE
+
+
+def cmd_validate(args: argparse.Namespace) -> int:
+    """Run every metric on cases whose answer is known."""
+    from fmbench.files import write_atomic
+    from fmbench.validation import run, summary, to_json, to_markdown
+    from fmbench.validation.table import COLUMNS, cells
+
+    with progress_bar(not args.json) as progress:
+        bar = progress.add_task("validate", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            progress.update(bar, description=what, completed=done, total=total)
+
+        checks = run(args.metric, report)
+    if args.markdown:
+        write_atomic(args.markdown, to_markdown(checks))
+    if args.json:
+        print_json(to_json(checks))
+    else:
+        # The last column, how the answer is known, is in the Markdown; a terminal is too narrow for it.
+        _print_table(COLUMNS[:-1], [cells(check)[:-1] for check in checks])
+        for check in checks:
+            if check.passed is not True:
+                print(f"{check.metric}, {check.case}: {check.note}")
+        print(summary(checks))
+    return FAILED if any(check.passed is False for check in checks) else DONE
+
+
+def add(add: Add) -> None:
+    """The commands."""
+    p = add("score", cmd_score, "score samples that exist already")
+    p.add_argument("samples", type=Path, help=".npy, .npz, .safetensors, or a folder or .zip of PNG pictures")
+    p.add_argument("--task", help="compare with the real samples of a task")
+    p.add_argument("--reference", type=Path, help="compare with another file of samples")
+    p.add_argument("--metric", nargs="+", help="metrics by name (default: all that need samples only)")
+    p.add_argument("--benchmark", help="the metrics of a benchmark instead")
+    p.add_argument("--extractor", help="feature extractor for images (default: the task's)")
+    p.add_argument("--key", help="array of a .npz or .safetensors file")
+    p.add_argument("--range", help="black and white of float images: -1,1 or 0,1 or 0,255")
+    p.add_argument("--name", help="what to call the samples (default: the file's name)")
+    p.add_argument("--out", type=Path, help="folder to save the results in")
+    p = add("validate-metrics", cmd_validate, "run every metric on cases whose answer is known")
+    p.add_argument("--metric", nargs="+", help="only these")
+    p.add_argument("--markdown", type=Path, help="also write the table to a file")

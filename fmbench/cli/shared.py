@@ -1,0 +1,79 @@
+"""What the commands share: exit codes, argument types, progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+DONE, FAILED, USAGE = 0, 1, 2
+Add = Callable[..., argparse.ArgumentParser]
+"""Adds a subcommand: (name, call, text) -> its parser."""
+
+
+class UsageError(ValueError):
+    """The request itself is wrong: exit code 2."""
+
+
+def print_json(content: Any) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(content, indent=2))
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """``key=value`` with the value in TOML, or a bare word."""
+    import tomllib
+
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
+    try:
+        return key, tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return value
+
+
+def device_of(name: str) -> str:
+    """The device, checked; ``auto`` takes CUDA when there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
+        available = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise UsageError(f"device {name!r} is not available here; available: {available}")
+    return name
+
+
+def progress_bar(enabled: bool) -> Any:
+    """A progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True)

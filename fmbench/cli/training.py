@@ -1,0 +1,97 @@
+"""fmbench train and check."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fmbench.cli.shared import DONE, FAILED, Add, UsageError, device_of, positive, print_json, progress_bar, setting
+
+
+def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
+    """The recipe to train and the folder to write."""
+    from fmbench import catalogue, recipe
+    from fmbench.registry import TASKS
+
+    settings = dict(args.set or [])
+    if args.teacher:
+        settings["teacher"] = args.teacher
+    if args.entry and (args.method or args.task):
+        raise UsageError("give an entry folder, or --method and --task, not both")
+    if args.entry:
+        entry = catalogue.find(args.entry)
+        chosen, out = entry.recipe, entry.folder
+    elif args.method and args.task:
+        name = args.method.rpartition(":")[2] if ".py:" in args.method else args.method
+        chosen = recipe.closed(TASKS.resolve(args.task)(), args.method)
+        out = catalogue.LOCAL_ENTRIES / args.task / catalogue.kebab(name)
+    else:
+        raise UsageError("give an entry folder (fmbench train zoo/digits/ot-cfm), or --method and --task")
+    return (recipe.override(chosen, settings) if settings else chosen), args.out or out
+
+
+def cmd_train(args: argparse.Namespace) -> int:
+    """Train a recipe."""
+    import torch
+
+    from fmbench.training import train
+
+    chosen, out = _recipe(args)
+    device = device_of(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with progress_bar(not args.json) as progress:
+        bar = progress.add_task(f"{chosen.task}/{out.name}", total=chosen.train.steps)
+
+        def report(step: int, loss: float) -> None:
+            if step % 20 == 0:
+                progress.update(bar, completed=step, description=f"{chosen.task}/{out.name} loss {loss:.4f}")
+
+        train(chosen, out, device=device, max_steps=args.max_steps, report=report)
+    finished = (out / "model.safetensors").is_file() and (
+        args.max_steps is None or args.max_steps >= chosen.train.steps
+    )
+    if args.json:
+        print_json({"folder": str(out), "finished": finished})
+    else:
+        print(
+            f"{out}: "
+            + ("model.safetensors, recipe.toml, README.md" if finished else "checkpoint; run again to continue")
+        )
+    return DONE
+
+
+def cmd_check(args: argparse.Namespace) -> int:
+    """Run the conformance suite."""
+    from fmbench.testing import check_method
+
+    checks = check_method(args.method, args.task)
+    if args.json:
+        print_json([{"check": c.name, "error": c.error} for c in checks])
+    else:
+        for check in checks:
+            print(
+                f"{'ok    ' if check.error is None else 'FAILED'}  {check.name}"
+                + (f": {check.error}" if check.error else "")
+            )
+    return FAILED if any(c.error for c in checks) else DONE
+
+
+def add(add: Add) -> None:
+    """The commands."""
+    p = add("train", cmd_train, "train a recipe into an entry folder")
+    p.add_argument("entry", nargs="?", help="a folder with recipe.toml, or task/entry of the zoo")
+    p.add_argument("--method", help="a method name or file.py:Class, with the closed recipe of --task")
+    p.add_argument("--task")
+    p.add_argument("--teacher", help="task/entry of the teacher for reflow and distillation")
+    p.add_argument(
+        "--set", action="append", type=setting, metavar="KEY=VALUE", help="change a recipe key, e.g. train.steps=500"
+    )
+    p.add_argument("--out", type=Path, help="folder to write (default: the entry, or entries/TASK/METHOD)")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--max-steps", type=positive, help="stop early and leave a checkpoint")
+    p.add_argument("--threads", type=positive, help="CPU threads")
+    p = add("check", cmd_check, "run the conformance suite on a method")
+    p.add_argument("method", help="a method name or file.py:Class")
+    p.add_argument("--task", default="gaussian-moons")

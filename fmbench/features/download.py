@@ -1,0 +1,172 @@
+"""Files fetched over HTTP on first use: resumed when a connection breaks, and under their final name only once verified."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fmbench.datasets import disk_full, is_disk_full, progress_bars
+
+CACHE_VARIABLE = "FMBENCH_CACHE"
+MIRROR_VARIABLE = "FMBENCH_MIRROR"
+"""URL of a folder that holds all files under their own names; it replaces every address."""
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+FRUITLESS = 3
+"""Broken connections in a row that brought nothing new before the download is given up."""
+PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the web.
+
+    Attributes:
+        filename: its name in the cache and on a mirror.
+        url: its address.
+        sha256: pinned hash, None where nobody has published one.
+    """
+
+    filename: str
+    url: str
+    sha256: str | None
+
+    @property
+    def address(self) -> str:
+        """Its address, or that on the mirror that ``FMBENCH_MIRROR`` names."""
+        mirror = os.environ.get(MIRROR_VARIABLE)
+        return f"{mirror.rstrip('/')}/{self.filename}" if mirror else self.url
+
+
+def cache_root() -> Path:
+    """``FMBENCH_CACHE``, or ``~/.cache/fmbench``."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/fmbench").expanduser()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _explain(error: Exception, address: str, path: Path) -> OSError:
+    """One line for an answer or a connection that brought no file."""
+    advice = f"set {MIRROR_VARIABLE} to a folder that has it, or put the file at {path}"
+    if isinstance(error, urllib.error.HTTPError):
+        if error.code in (404, 410):
+            return FileNotFoundError(f"{address} is gone ({error.code}); {advice}")
+        if error.code in (401, 403):
+            return PermissionError(f"{address} is refused ({error.code}); {advice}")
+        return ConnectionError(f"{address} answered {error.code}; try later, {advice}")
+    reason = str(getattr(error, "reason", None) or error or type(error).__name__).partition("\n")[0]
+    return ConnectionError(f"{address} cannot be downloaded ({reason}); run again to resume, {advice}")
+
+
+def _request(address: str, start: int) -> Any:
+    """The answer to a request for everything from byte ``start``. Raises what urllib raises."""
+    headers = {"User-Agent": "fmbench", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        return urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
+    except ValueError as error:
+        raise urllib.error.URLError(f"no address: {error}") from error
+
+
+def _transfer(address: str, part: BinaryIO, advance: Callable[[int, int | None], None]) -> bool:
+    """Append what is missing to the part; whether it is complete. Raises HTTPError, or OSError when writing fails."""
+    start = part.seek(0, os.SEEK_END)
+    with _request(address, start) as answer:
+        continued = answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
+        if start and not continued:
+            start = 0
+            part.seek(0)
+            part.truncate()
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length and length.isdigit() else None
+        advance(start, total)
+        # read1 hands over what has arrived, so that a reset loses nothing.
+        while piece := answer.read1(PIECE):
+            part.write(piece)
+            part.flush()
+            start += len(piece)
+            advance(start, total)
+    return total is None or start == total
+
+
+def _fill(address: str, path: Path, temporary: Path) -> None:
+    """Bring the temporary file to its full length, over as many connections as bring something new."""
+    fruitless = 0
+    with progress_bars() as progress, temporary.open("ab") as part:
+        bar = progress.add_task(f"download {path.name}", total=None)
+        while True:
+            before = part.seek(0, os.SEEK_END)
+            try:
+                if _transfer(address, part, lambda done, total: progress.update(bar, completed=done, total=total)):
+                    return
+                error: Exception = ConnectionError("the connection closed early")
+            except urllib.error.HTTPError as answered:
+                answered.close()
+                if answered.code != 416:
+                    raise _explain(answered, address, path) from answered
+                # The part is longer than the file: it is another one.
+                part.truncate(0)
+                error = answered
+            except (OSError, http.client.HTTPException) as broken:
+                if is_disk_full(broken):
+                    raise
+                error = broken
+            fruitless = fruitless + 1 if part.seek(0, os.SEEK_END) <= before else 0
+            if fruitless >= FRUITLESS:
+                raise _explain(error, address, path) from error
+            time.sleep(0.2 * fruitless)
+
+
+def _verify(file: RemoteFile, temporary: Path) -> None:
+    """Raise ValueError, and delete the download, when its hash is not the pinned one."""
+    if file.sha256 is None or (found := file_sha256(temporary)) == file.sha256:
+        return
+    temporary.unlink()
+    advice = f"the download was deleted: run again, and if that does not help, check {MIRROR_VARIABLE} and proxies"
+    raise ValueError(f"{file.address}: SHA-256 expected {file.sha256}, found {found}; {advice}")
+
+
+def fetch_file(file: RemoteFile, folder: str) -> Path:
+    """The path of a verified file in ``folder`` of the cache, downloaded on first use.
+
+    Safe in several processes: one downloads, the others wait. A download that was interrupted, even by a kill, is resumed.
+    Raises, each in one line, ValueError (wrong hash, damaged cache), FileNotFoundError (404), PermissionError (401, 403),
+    ConnectionError (no network, other answers, broken off), OSError (cache not writable; errno ENOSPC when the disk is full).
+    """
+    from filelock import FileLock
+
+    path = cache_root() / folder / file.filename
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                _fill(file.address, path, temporary)
+                _verify(file, temporary)
+                os.replace(temporary, path)
+                return path
+    except OSError as error:
+        if is_disk_full(error):
+            temporary.unlink(missing_ok=True)
+            raise disk_full(path.parent, file.filename, CACHE_VARIABLE) from error
+        if error.errno is None:
+            raise
+        reason = f"cannot write in {path.parent} ({error.strerror}); set {CACHE_VARIABLE} to another folder"
+        raise OSError(error.errno, reason) from error
+    if file.sha256 is not None and (found := file_sha256(path)) != file.sha256:
+        advice = "delete it and it is fetched again"
+        raise ValueError(f"{path} is damaged: SHA-256 expected {file.sha256}, found {found}; {advice}")
+    return path

@@ -1,0 +1,160 @@
+"""Score samples that exist already, against a task or against another set: for models that fmbench cannot load. Status: rescored."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmbench import environment, protocol
+from fmbench.features import load_extractor
+from fmbench.files import fingerprint, sha256
+from fmbench.metrics.info import METRICS as INFO
+from fmbench.metrics.memory import process_peak
+from fmbench.registry import TASKS, UnknownName, nearest
+from fmbench.result import Result, Row
+from fmbench.sample_files import read_samples
+from fmbench.scoring import Scorer
+from fmbench.shapes import Labels, Points
+from fmbench.tasks.base import StandardNormal, Task
+
+DEFAULT = (
+    "wasserstein2", "sliced_wasserstein2", "frechet_distance", "frechet_distance_infinity", "kernel_distance", "inception_score",
+    "precision", "recall", "density", "coverage", "mmd", "mode_coverage", "mode_weights_error", "authenticity", "ct_score", "near_copies",
+)  # fmt: skip
+"""What is measured unless a benchmark or a list is given: every sample metric that needs no model and no training."""
+LEAST = 2
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """A finite set of points without classes."""
+
+    values: Points
+
+    def sample(self, n: int, generator: torch.Generator) -> Points:
+        """``n`` of the points, with replacement."""
+        return self.values[torch.randint(len(self.values), (n,), generator=generator)]
+
+    def points(self) -> tuple[Points, Labels]:
+        """All of them."""
+        return self.values, torch.zeros(len(self.values), dtype=torch.int64)
+
+
+def _against(reference: Points, digest: str, extractor: str | None) -> Task:
+    """A task whose only content is a reference set."""
+    points = PointSet(reference)
+    shape = tuple(reference.shape[1:])
+    kind = "image" if len(shape) == 3 else "vector"
+    return Task(
+        name=f"samples-{digest[:12]}",
+        version=1,
+        summary="a set of samples",
+        kind=kind,
+        shape=shape,
+        source=StandardNormal(shape),
+        target=points,
+        heldout=points,
+        extractor=extractor,
+    )
+
+
+def _metrics(
+    metrics: Sequence[str] | None, benchmark: str | Path | None, task: Task
+) -> tuple[list[str], dict[str, Any]]:
+    """Names of the metrics that apply, and what the result says about the protocol."""
+    if metrics and benchmark:
+        raise ValueError("give metrics or a benchmark, not both")
+    if benchmark is not None:
+        spec = protocol.read(benchmark)
+        if task.name not in spec.tasks:
+            raise ValueError(f"{spec.name} has no task {task.name}; it has {', '.join(spec.tasks)}")
+        chosen, identity = spec.metrics, {"name": spec.name, "version": spec.version, "sha256": spec.sha256}
+    else:
+        chosen = tuple(metrics or DEFAULT)
+        identity = {"name": "score", "version": 1, "sha256": fingerprint(list(chosen))}
+    for name in chosen:
+        if name not in INFO:
+            raise UnknownName(nearest("metric", name, INFO))
+    asked = metrics is not None
+    names = [n for n in chosen if INFO[n].scope == "samples" and not INFO[n].first_seed]
+    return [n for n in names if asked or task.kind in INFO[n].kinds], identity
+
+
+def score(
+    samples: str | Path,
+    *,
+    task: str | None = None,
+    reference: str | Path | None = None,
+    metrics: Sequence[str] | None = None,
+    benchmark: str | Path | None = None,
+    extractor: str | None = None,
+    key: str | None = None,
+    value_range: str | None = None,
+    name: str | None = None,
+) -> list[Result]:
+    """Score a file of samples: results of the ``data`` anchor (real samples, tasks only) and of the samples, never ranked.
+
+    Args:
+        samples: see :func:`~fmbench.sample_files.read_samples`.
+        task, reference: what to compare with, exactly one: a registered task, or another file of samples.
+        metrics, benchmark: metrics by name, or those of a benchmark; :data:`DEFAULT` otherwise.
+        extractor: feature extractor for images, the task's own by default.
+        key, value_range: see :func:`~fmbench.sample_files.read_samples`; they hold for the reference too.
+        name: what to call the samples, their file's name by default.
+
+    Raises ValueError, UnknownName or FileNotFoundError in one line.
+    """
+    if (task is None) == (reference is None):
+        raise ValueError("give what to compare with: --task NAME or --reference FILE, one of them")
+    began = time.monotonic()
+    if reference is not None:
+        real, _ = read_samples(reference, None, key, value_range)
+        definition = _against(real, sha256(real.numpy()), extractor)
+    else:
+        definition = TASKS.resolve(task or "")()
+    points, facts = read_samples(samples, definition.shape, key, value_range)
+    names, identity = _metrics(metrics, benchmark, definition)
+    if len(points) < LEAST:
+        raise ValueError(
+            f"{samples} holds {len(points)} sample; at least {LEAST} are needed, thousands for a score that means something"
+        )
+    chosen = extractor or definition.extractor
+    scorer = Scorer(definition, names, (0,), len(points), load_extractor(chosen) if chosen else None)
+    rows = {}
+    if reference is None:
+        real = scorer.real(0, "data")
+        rows[f"{definition.name}/data"] = (
+            real,
+            Row("none", None, 1.0, {}, scorer.score([scorer.context(real, 0, real=True)])),
+        )
+    label = f"{definition.name}/{name or Path(samples).stem}"
+    rows[label] = (points, Row("none", None, 1.0, {}, scorer.score([scorer.context(points, 0)])))
+    results = []
+    for entry, (x, row) in rows.items():
+        digest = {"n": len(x), "sha256": sha256(x.contiguous().numpy()), **(facts if entry == label else {})}
+        anchor = entry != label
+        model = {"name": entry, "method": "data" if anchor else "samples", "division": "anchor" if anchor else "open"}
+        results.append(
+            Result(
+                benchmark=identity,
+                task={"name": definition.name, "version": definition.version, "kind": definition.kind},
+                model={**model, "weights_sha256": None},
+                rows=(Row(row.solver, row.steps, row.guidance, row.nfe, row.metrics, None, digest),),
+                flow={},
+                ranked=False,
+                seeds=(0,),
+                samples_per_seed=len(x),
+                environment=environment.describe(torch.device("cpu")),
+                status="rescored",
+                peak_memory_bytes=process_peak(),
+                seconds=round(time.monotonic() - began, 3),
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            )
+        )
+    return results

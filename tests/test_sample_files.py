@@ -1,0 +1,156 @@
+"""Files of samples: the same pixels whatever the container, and one line for everything that cannot be scored as it is."""
+
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+from fmbench.sample_files import read_samples
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (5, 1, 6, 4), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (3, 3, 6, 4), dtype=np.uint8)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """One (c, h, w) picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def folder_of(path, images):
+    path.mkdir()
+    for i, image in enumerate(images):
+        (path / f"{i:03d}.png").write_bytes(png(image))
+    return path
+
+
+def zip_of(path, images):
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in reversed(range(len(images))):
+            archive.writestr(f"samples/{i:03d}.png", png(images[i]))
+        archive.writestr("__MACOSX/._000.png", b"no picture")
+    return path
+
+
+@pytest.mark.parametrize("images", [GREY, RGB], ids=["grey", "rgb"])
+def test_every_container_gives_the_same_samples(tmp_path, images):
+    np.save(tmp_path / "first.npy", images)
+    np.save(tmp_path / "last.npy", images.transpose(0, 2, 3, 1))
+    np.savez(tmp_path / "a.npz", other=np.zeros(3), samples=images)
+    save_file({"only": images}, tmp_path / "a.safetensors")
+    floats = (images / 127.5 - 1).astype(np.float32)
+    np.save(tmp_path / "floats.npy", floats)
+    np.save(tmp_path / "unit.npy", (images / 255).astype(np.float32))
+    np.save(tmp_path / "levels.npy", images.astype(np.float32))
+    np.save(tmp_path / "rows.npy", images.reshape(len(images), -1))
+    ranges = {"floats.npy": None, "unit.npy": "0,1", "levels.npy": "0,255"}
+    paths = [tmp_path / name for name in ("first.npy", "last.npy", "a.npz", "a.safetensors", "rows.npy", *ranges)]
+    paths += [folder_of(tmp_path / "pictures", images), zip_of(tmp_path / "pictures.zip", images)]
+    for path in paths:
+        got, _ = read_samples(path, images.shape[1:], value_range=ranges.get(path.name))
+        assert got.shape == images.shape
+        assert got.dtype == torch.float32
+        np.testing.assert_allclose(got.numpy(), floats, atol=3e-7, err_msg=path.name)
+        assert torch.equal((got * 127.5 + 127.5).round().to(torch.uint8), torch.from_numpy(images)), path.name
+
+
+def test_grey_pictures_need_no_channel_axis(tmp_path):
+    np.save(tmp_path / "a.npy", GREY[:, 0])
+    assert read_samples(tmp_path / "a.npy", (1, 6, 4))[0].shape == GREY.shape
+
+
+def test_vectors_stay_as_they_are(tmp_path):
+    x = RNG.normal(size=(7, 3)) * 100
+    np.save(tmp_path / "a.npy", x)
+    np.testing.assert_array_equal(read_samples(tmp_path / "a.npy", (3,))[0].numpy(), x.astype(np.float32))
+
+
+def test_what_a_model_overshoots_is_counted_not_refused(tmp_path):
+    x = np.linspace(-1.25, 1.25, 24, dtype=np.float32).reshape(1, 1, 6, 4)
+    np.save(tmp_path / "a.npy", x)
+    got, facts = read_samples(tmp_path / "a.npy", (1, 6, 4))
+    assert facts["clipped_share"] == pytest.approx(float((abs(x) > 1).mean()))
+    np.testing.assert_array_equal(got.numpy(), x)
+
+
+def save(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    return tmp_path / "a.npy"
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "words"),
+    [
+        (np.full((2, 1, 6, 4), 0.5, "f4"), {}, ["0.5", "--range 0,1"]),
+        (np.full((2, 1, 6, 4), 200.0, "f4"), {}, ["200", "--range 0,255"]),
+        (np.full((2, 1, 6, 4), 200.0, "f4"), {"value_range": "0,1"}, ["200", "0,1", "-1,1"]),
+        (np.linspace(0, 1, 48, dtype="f4").reshape(2, 1, 6, 4), {"value_range": "0,255"}, ["black", "0,1"]),
+        (GREY, {"value_range": "-1,1"}, ["uint8", "0,255"]),
+        (GREY.astype(np.int64), {}, ["int64", "uint8"]),
+        (GREY, {"value_range": "1,2"}, ["'1,2'", "0,255"]),
+        (RGB, {}, ["(3, 3, 6, 4)", "(1, 6, 4)"]),
+        (np.zeros((0, 1, 6, 4), "f4"), {}, ["no samples", "(0, 1, 6, 4)"]),
+        (np.float32(3), {}, ["no samples"]),
+    ],
+)
+def test_bad_arrays_are_one_line(tmp_path, array, options, words):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the words below say which
+        read_samples(save(tmp_path, array), (1, 6, 4), **options)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_nan_is_counted_and_located(tmp_path):
+    x = np.zeros((9, 2))
+    x[4, 1], x[7, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match=r"2 NaN or infinite values, the first in sample 4"):
+        read_samples(save(tmp_path, x), (2,))
+
+
+def test_bad_files_are_one_line(tmp_path):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps([1]))
+    with pytest.raises(ValueError, match="pickles run code"):
+        read_samples(tmp_path / "a.pt")
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"objects.npy cannot be read: .*pickle"):
+        read_samples(tmp_path / "objects.npy")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.npy"):
+        read_samples(tmp_path / "nothing.npy")
+    for name in ("b.npz", "b.zip", "b.safetensors", "b.npy"):
+        (tmp_path / name).write_bytes(b"not what the name says")
+        with pytest.raises(ValueError, match=name):
+            read_samples(tmp_path / name)
+    np.savez(tmp_path / "two.npz", a=np.zeros((3, 2)), b=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"several arrays; choose one with --key: a, b"):
+        read_samples(tmp_path / "two.npz")
+    assert read_samples(tmp_path / "two.npz", key="b")[0].shape == (3, 2)
+
+
+def test_pictures_are_never_resized_or_lossy(tmp_path):
+    mixed = folder_of(tmp_path / "mixed", [GREY[0], GREY[1][:, :5]])
+    with pytest.raises(ValueError, match="nothing is resized"):
+        read_samples(mixed)
+    lossy = folder_of(tmp_path / "lossy", GREY)
+    Image.fromarray(GREY[0, 0]).save(lossy / "x.jpg")
+    with pytest.raises(ValueError, match=r"x\.jpg; lossy"):
+        read_samples(lossy)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no PNG"):
+        read_samples(tmp_path / "empty")
+    damaged = folder_of(tmp_path / "damaged", GREY)
+    (damaged / "002.png").write_bytes(png(GREY[2])[:40])
+    with pytest.raises(ValueError, match=r"002\.png"):
+        read_samples(damaged)
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    Image.fromarray(np.zeros((6, 4), np.uint16)).save(deep / "a.png")
+    with pytest.raises(ValueError, match="mode I;16"):
+        read_samples(deep)
