@@ -7,10 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from typing import Any
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -36,8 +33,8 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def sha256(data: Buffer) -> str:
-    """Hexadecimal SHA-256 of bytes or of anything that holds contiguous ones."""
+def sha256(data: Any) -> str:
+    """Hexadecimal SHA-256 of bytes, or of the memory of a contiguous array."""
     return hashlib.sha256(data).hexdigest()
 
 

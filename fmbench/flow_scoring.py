@@ -82,8 +82,7 @@ class FlowScorer:
         n = self.flow["probes"]
         labels = self.model.labels(0, n, self.seed)
         data, data_labels = self._real(n)
-        mixtures = (task.source_mixture, task.target_mixture)
-        known = not task.finite and mixtures[1] is not None
+        source, target = task.source_mixture, task.target_mixture
         return Probe(
             velocity=method.field(None if labels is None else labels.to(device)),
             x0=self.model.noise(0, n, self.seed).to(device),
@@ -91,9 +90,9 @@ class FlowScorer:
             seed=self.seed,
             data=data.to(device),
             data_velocity=method.field(None if data_labels is None else data_labels.to(device)),
-            data_log_density=mixtures[1].log_prob(data.flatten(1)).numpy() if known and mixtures[1] else None,
+            data_log_density=target.log_prob(data.flatten(1)).numpy() if target and not task.finite else None,
             source_log_density=task.source_log_density(),
-            oracle=MixtureVelocity(*mixtures).to(device) if mixtures[0] and mixtures[1] else None,
+            oracle=MixtureVelocity(source, target).to(device) if source and target else None,
             levels=task.levels,
         )
 

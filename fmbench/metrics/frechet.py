@@ -207,7 +207,7 @@ def measure(context: SampleContext) -> Estimate:
     features, real = context.features, context.reference_features
     if min(len(features), len(real)) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {len(real)} real")
-    offset = context.once("offset", lambda: np.mean(real, axis=0, dtype=np.float64))
+    offset = context.once("offset", lambda: np.asarray(np.mean(real, axis=0, dtype=np.float64)))
     reference, total = context.once("moments", lambda: Moments.about(real, offset)), Moments.about(features, offset)
     value = between(total, reference)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ def _latency() -> Iterator[Check]:
         calls[0] += 1
         now[0] += 1.0 if calls[0] <= 5 else (calls[0] - 5) / 1000
 
-    bounds = {"least_warmup": 5, "most_warmup": 5, "least": 101, "most": 101}
+    bounds: dict[str, Any] = {"least_warmup": 5, "most_warmup": 5, "least": 101, "most": 101}
     row = measure_latency(sample, torch.device("cpu"), SAMPLES, 1.0, clock=lambda: now[0], **bounds)
     for key, truth in (("p50", 0.051), ("p95", 0.096), ("p99", 0.1), ("iqr", 0.05), ("throughput", SAMPLES / 0.051)):
         yield exact(name, f"{key} of calls of 1 to 101 ms", truth, row[key], "a clock moved by hand; warm-ups left out")
