@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fmbench import environment, protocol
+from fmbench.dialects import Dialect, fid_dialects
 from fmbench.features import load_extractor
 from fmbench.files import fingerprint, sha256
 from fmbench.metrics.info import METRICS as INFO
@@ -86,6 +87,49 @@ def _metrics(
     return [n for n in names if asked or task.kind in INFO[n].kinds], identity
 
 
+def _problem(
+    samples: str | Path,
+    task: str | None,
+    reference: str | Path | None,
+    key: str | None,
+    value_range: str | None,
+    extractor: str | None,
+) -> tuple[Points, dict[str, Any], Task]:
+    """The samples, facts about them, and what they are compared with."""
+    if (task is None) == (reference is None):
+        raise ValueError("give what to compare with: --task NAME or --reference FILE, one of them")
+    if reference is None:
+        definition = TASKS.resolve(task or "")()
+    else:
+        real, _ = read_samples(reference, None, key, value_range)
+        definition = _against(real, sha256(real.numpy()), extractor)
+    points, facts = read_samples(samples, definition.shape, key, value_range)
+    return points, facts, definition
+
+
+def dialects(
+    samples: str | Path,
+    *,
+    task: str | None = None,
+    reference: str | Path | None = None,
+    key: str | None = None,
+    value_range: str | None = None,
+    network: str = "inception-tf",
+    limit: int | None = None,
+    report: Callable[[str], None] | None = None,
+) -> list[Dialect]:
+    """The FID of the same images as each library would compute it, see :func:`~fmbench.dialects.fid_dialects`.
+
+    ``network`` names an Inception extractor; ``limit`` takes the first images of each side only. Raises ValueError for vectors, and what
+    :func:`score` raises.
+    """
+    points, _, definition = _problem(samples, task, reference, key, value_range, None)
+    if definition.kind != "image":
+        raise ValueError(f"FID dialects are of images, and {definition.name} has vectors")
+    real = definition.target.points()[0]  # type: ignore[attr-defined]
+    return fid_dialects(points[:limit], real[:limit], load_extractor(network), report=report)
+
+
 def score(
     samples: str | Path,
     *,
@@ -110,15 +154,8 @@ def score(
 
     Raises ValueError, UnknownName or FileNotFoundError in one line.
     """
-    if (task is None) == (reference is None):
-        raise ValueError("give what to compare with: --task NAME or --reference FILE, one of them")
     began = time.monotonic()
-    if reference is not None:
-        real, _ = read_samples(reference, None, key, value_range)
-        definition = _against(real, sha256(real.numpy()), extractor)
-    else:
-        definition = TASKS.resolve(task or "")()
-    points, facts = read_samples(samples, definition.shape, key, value_range)
+    points, facts, definition = _problem(samples, task, reference, key, value_range, extractor)
     names, identity = _metrics(metrics, benchmark, definition)
     if len(points) < LEAST:
         raise ValueError(

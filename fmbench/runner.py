@@ -61,7 +61,8 @@ def plan(
 ) -> Iterator[tuple[Task, Callable[[], Model | None], str]]:
     """(task, loader, name) for every evaluation: per task the ``data`` anchor, then the models.
 
-    ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, or a model of another task.
+    ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, a model of another task, or
+    when nothing is bundled.
     """
     from fmbench.catalogue import LOCAL_ENTRIES, find, kebab, list_entries
 
@@ -78,6 +79,8 @@ def plan(
         if task not in spec.tasks:
             raise ValueError(f"{name} is for task {task}, and {spec.name} has {', '.join(spec.tasks)}")
         chosen.append((name, task))
+    if not chosen:
+        raise ValueError(f"no entry is bundled for {', '.join(spec.tasks)}; name models of your own with -m")
     for task_name in spec.tasks:
         here = [name for name, task in chosen if task == task_name]
         if not here:

@@ -201,3 +201,67 @@ def test_interrupted_output_is_quiet():
 def test_sysinfo(capsys):
     assert run("sysinfo", "--json") == 0
     assert json.loads(capsys.readouterr().out)["fmbench"] == fmbench.__version__
+
+
+def test_run_says_when_nothing_is_bundled(capsys):
+    assert run("run", "cifar10") == 1
+    assert "no entry is bundled for cifar10" in capsys.readouterr().err
+
+
+def test_validate_metrics_prints_the_table_and_fails_on_a_wrong_metric(tmp_path, capsys, monkeypatch):
+    table = tmp_path / "table.md"
+    assert run("validate-metrics", "--metric", "lipschitz", "--markdown", table) == 0
+    assert "within tolerance" in capsys.readouterr().out
+    assert "lipschitz" in table.read_text()
+    assert run("validate-metrics", "--metric", "lipschitz", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    from fmbench.metrics import lipschitz
+
+    right = lipschitz.local_lipschitz
+    monkeypatch.setattr(lipschitz, "local_lipschitz", lambda *args, **options: 1.1 * right(*args, **options))
+    assert run("validate-metrics", "--metric", "lipschitz") == 1
+    assert "NO" in capsys.readouterr().out
+    assert run("validate-metrics", "--metric", "lipshitz") == 2
+    assert "lipschitz" in capsys.readouterr().err
+
+
+def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
+    """The network is cut to its first layers, so that the table costs seconds; what it holds is tested beside the libraries."""
+    from fmbench import rescoring
+    from fmbench.features.extractor import Extractor, InDomain
+
+    tiny = Extractor("tiny", "0" * 64, lambda x: (x.mean(dim=(2, 3)), None), InDomain((3, 299, 299)))
+    monkeypatch.setattr(rescoring, "load_extractor", lambda name: tiny)
+    x = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", x)
+    np.save(tmp_path / "b.npy", x[::-1] // 2)
+    words = ("score", tmp_path / "a.npy", "--reference", tmp_path / "b.npy", "--metric", "sliced_wasserstein2")
+    assert run(*words, "--fid-dialects", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["fid_dialects"]
+    assert [row["n"] for row in rows] == [6] * 7
+    assert rows[0]["difference"] == 0
+    assert run(*words, "--fid-dialects", "--limit", "5") == 0
+    out = capsys.readouterr().out
+    assert "FID of the same 5 images against 5" in out
+    for name in ("clean-fid clean", "torch-fidelity", "torchmetrics"):
+        assert name in out
+
+
+def test_an_accelerated_run_says_so_and_is_not_ranked(tmp_path, capsys):
+    words = (
+        "run",
+        "quick",
+        "-m",
+        "gaussian-moons/cfm",
+        "--limit",
+        "40",
+        "--out",
+        tmp_path,
+        "--dtype",
+        "bfloat16",
+        "--json",
+    )
+    assert run(*words) == 0
+    _, found = json.loads(capsys.readouterr().out)
+    assert found["ranked"] is False
+    assert {row["latency"]["dtype"] for row in found["rows"]} == {"bfloat16"}

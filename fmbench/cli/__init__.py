@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.call(args)
     except KeyboardInterrupt:
         code, message = 130, "interrupted; run the same command again to continue"
+    except BrokenPipeError:
+        # The reader has seen enough (`fmbench list | head`); Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, RuntimeError) as error:
         if args.debug:
             raise

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, print_json, progress_bar
+from fmbench.cli.shared import DONE, FAILED, Add, positive, print_json, progress_bar
 
 if TYPE_CHECKING:
     from fmbench.result import Result
@@ -75,15 +75,55 @@ def cmd_score(args: argparse.Namespace) -> int:
         value_range=args.range,
         name=args.name,
     )
+    spread_of = _dialects(args) if args.fid_dialects else []
     saved = [result.save(args.out / "results") for result in results] if args.out else []
     if args.json:
-        print_json([result.to_json() for result in results])
+        content = [result.to_json() for result in results]
+        print_json({"results": content, "fid_dialects": spread_of} if args.fid_dialects else content)
     else:
         for result in results:
             _print_scores(result)
+        if spread_of:
+            _print_dialects(spread_of)
         for path in saved:
             print(path)
     return DONE
+
+
+def _dialects(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from fmbench.dialects import table
+    from fmbench.rescoring import dialects
+
+    with progress_bar(not args.json) as progress:
+        bar = progress.add_task("FID dialects", total=None)
+        rows = dialects(
+            args.samples,
+            task=args.task,
+            reference=args.reference,
+            key=args.key,
+            value_range=args.range,
+            network=args.network,
+            limit=args.limit,
+            report=lambda name: progress.update(bar, description=name),
+        )
+    return table(rows)
+
+
+def _print_dialects(rows: Sequence[dict[str, Any]]) -> None:
+    first, scores = rows[0], [row["fid"] for row in rows]
+    print(f"FID of the same {first['n']} images against {first['reference_n']}, as each library computes it")
+    cells = [
+        (
+            row["name"],
+            row["resize"],
+            row["quantise"],
+            f"{row['fid']:.6g}",
+            f"{100 * row['relative']:+.4f} %",
+        )
+        for row in rows
+    ]
+    _print_table(("convention", "resize", "8 bits", "FID", "to ours"), cells)
+    print(f"spread: {min(scores):.6g} to {max(scores):.6g}")
 
 
 def cmd_validate(args: argparse.Namespace) -> int:
@@ -124,6 +164,15 @@ def add(add: Add) -> None:
     p.add_argument("--extractor", help="feature extractor for images (default: the task's)")
     p.add_argument("--key", help="array of a .npz or .safetensors file")
     p.add_argument("--range", help="black and white of float images: -1,1 or 0,1 or 0,255")
+    p.add_argument(
+        "--fid-dialects",
+        action="store_true",
+        help="also the FID as clean-fid, torch-fidelity and torchmetrics compute it",
+    )
+    p.add_argument(
+        "--network", default="inception-tf", help="Inception of the dialects; inception-random needs no download"
+    )
+    p.add_argument("--limit", type=positive, help="images of each side for the dialects")
     p.add_argument("--name", help="what to call the samples (default: the file's name)")
     p.add_argument("--out", type=Path, help="folder to save the results in")
     p = add("validate-metrics", cmd_validate, "run every metric on cases whose answer is known")
