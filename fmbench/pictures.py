@@ -1,10 +1,15 @@
-"""Samples as a picture: a grid of images, or the density of a cloud of 2-D points."""
+"""Samples as a picture: a grid of images, the density of a cloud of 2-D points, or trajectories from noise to image."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+
+from fmbench.model import Model, device_of
+from fmbench.solvers.base import uniform_grid
+from fmbench.solvers.euler import Euler
 
 SCALE_TO = 40
 """Small images are enlarged, pixel by pixel, to about this size."""
@@ -48,3 +53,24 @@ def picture(samples: Tensor) -> Image.Image:
     if samples.ndim == 2 and samples.shape[1] == 2:
         return density(samples)
     raise ValueError(f"samples of shape {tuple(samples.shape)} cannot be drawn; write them to a .npy file instead")
+
+
+def trajectories(model: Model, n: int, *, seed: int = 0, steps: int = 32, columns: int = 9) -> Image.Image:
+    """The way of the first ``n`` noises of a seed to their images, one row each: ``columns`` equally spaced times from 0 to 1, by Euler.
+
+    Raises ValueError for models of anything but images, without a velocity field, or with fewer steps than it takes to tell the times apart.
+    """
+    from fmbench.methods.base import VelocityMethod
+
+    method = model.method
+    if model.task.kind != "image" or not isinstance(method, VelocityMethod):
+        raise ValueError(f"{model.name} has no trajectories of images; they need an image task and a velocity field")
+    if not 2 <= columns <= steps + 1:
+        raise ValueError(f"{columns} times need at least 2 and at most {steps + 1} columns with {steps} steps")
+    labels, device, states = model.labels(0, n, seed), device_of(method), []
+    with torch.no_grad():
+        field = method.field(None if labels is None else labels.to(device))
+        start = model.noise(0, n, seed).to(device)
+        states.append(Euler().solve(field, start, uniform_grid(steps), visit=lambda t, x, v: states.append(x)))
+    chosen = [states[round(k * steps / (columns - 1))] for k in range(columns)]
+    return grid(torch.stack(chosen, dim=1).flatten(0, 1).cpu(), columns)

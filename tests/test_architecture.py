@@ -19,7 +19,7 @@ LAYERS = [
     ["catalogue", "paths", "couplings", "nets", "solvers", "datasets"],
     ["metrics", "tasks"],
     ["methods"],
-    ["pictures", "environment", "units", "model", "protocol", "acceleration"],
+    ["environment", "units", "model", "protocol", "acceleration", "pictures"],
     ["features", "training", "testing", "validation"],
     ["dialects"],
     ["scoring", "costs", "sample_files"],

@@ -265,3 +265,30 @@ def test_an_accelerated_run_says_so_and_is_not_ranked(tmp_path, capsys):
     _, found = json.loads(capsys.readouterr().out)
     assert found["ranked"] is False
     assert {row["latency"]["dtype"] for row in found["rows"]} == {"bfloat16"}
+
+
+def test_trajectories_go_from_the_noise_to_the_sample(tmp_path):
+    """First and last column of the strip are the pictures of the noise and of the Euler samples, and a strip of two is just those."""
+    strip, noise, samples = (tmp_path / name for name in ("strip.png", "noise.png", "samples.png"))
+    words = ("digits/ot-cfm", "-n", 3, "--steps", 6)
+    assert run("sample", *words, "--trajectory", 4, "-o", strip) == 0
+    assert run("sample", *words, "-o", samples) == 0
+    model = fmbench.load("digits/ot-cfm")
+    from fmbench.pictures import grid
+
+    grid(model.noise(0, 3, 0), 1).save(noise)
+    grid(model.sample(3, steps=6), 1).save(samples)
+    drawn, first, last = (np.asarray(Image.open(path)) for path in (strip, noise, samples))
+    cell = last.shape[1]
+    assert drawn.shape[0] == last.shape[0]
+    np.testing.assert_array_equal(drawn[:, :cell], first)
+    np.testing.assert_array_equal(drawn[:, -cell:], last)
+
+
+@pytest.mark.parametrize(
+    "words", [("gaussian-moons/cfm", "--trajectory", 4), ("digits/ot-cfm", "--trajectory", 9, "--steps", 4)]
+)
+def test_trajectories_that_cannot_be_drawn_are_one_line(tmp_path, capsys, words):
+    assert run("sample", *words, "-n", 2, "-o", tmp_path / "a.png") == 1
+    one_line(capsys)
+    assert not (tmp_path / "a.png").exists()

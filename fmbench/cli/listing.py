@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from typing import Any
 
 import fmbench
@@ -50,7 +51,10 @@ def _info(name: str) -> dict[str, Any]:
     from fmbench.metrics.info import METRICS
 
     if name in METRICS:
-        return {"kind": "metric", "name": name, **dataclasses.asdict(METRICS[name])}
+        measure = registry.METRICS.resolve(name)
+        texts = {"definition": sys.modules[measure.__module__].__doc__, "measured": measure.__doc__}
+        told = {key: " ".join((text or "").split()) for key, text in texts.items()}
+        return {"kind": "metric", "name": name, **dataclasses.asdict(METRICS[name]), **told}
     if name in catalogue.list_benchmarks():
         return {"kind": "benchmark", **dataclasses.asdict(protocol.read(name))}
     if name in registry.METHODS.all():

@@ -17,7 +17,7 @@ def cmd_sample(args: argparse.Namespace) -> int:
 
     from fmbench.files import write_atomic
     from fmbench.model import load
-    from fmbench.pictures import picture
+    from fmbench.pictures import picture, trajectories
 
     suffix = args.output.suffix.lower()
     if suffix not in (".png", ".npy"):
@@ -30,19 +30,27 @@ def cmd_sample(args: argparse.Namespace) -> int:
                 f"--label {args.label}: {model.name} takes {f'0 to {model.task.num_classes - 1}' if model.conditional else 'no labels'}"
             )
         labels = torch.full((args.n,), args.label)
-    x = model.sample(
-        args.n, seed=args.seed, solver=args.solver, steps=args.steps, guidance=args.guidance, labels=labels
-    )
     buffer = io.BytesIO()
-    if suffix == ".png":
-        picture(x).save(buffer, format="png")
+    if args.trajectory is not None:
+        if suffix != ".png":
+            raise UsageError(f"trajectories are a picture: output {args.output} must end in .png")
+        steps = args.steps or 32
+        trajectories(model, args.n, seed=args.seed, steps=steps, columns=args.trajectory).save(buffer, format="png")
+        shape = (args.n, args.trajectory, *model.task.shape)
     else:
-        np.save(buffer, x.numpy(), allow_pickle=False)
+        x = model.sample(
+            args.n, seed=args.seed, solver=args.solver, steps=args.steps, guidance=args.guidance, labels=labels
+        )
+        shape = tuple(x.shape)
+        if suffix == ".png":
+            picture(x).save(buffer, format="png")
+        else:
+            np.save(buffer, x.numpy(), allow_pickle=False)
     write_atomic(args.output, buffer.getvalue())
     if args.json:
-        print_json({"output": str(args.output), "shape": list(x.shape)})
+        print_json({"output": str(args.output), "shape": list(shape)})
     else:
-        print(f"{args.output}: {tuple(x.shape)}")
+        print(f"{args.output}: {shape}")
     return DONE
 
 
@@ -56,6 +64,9 @@ def add(add: Add) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance scale of conditional entries")
     p.add_argument("--label", type=int, help="one class for all samples of a conditional entry")
+    p.add_argument(
+        "--trajectory", type=positive, metavar="TIMES", help="draw each sample at so many times from noise to image"
+    )
     p.add_argument("--task", help="task of a file.py:Class")
     p.add_argument("--device", default="auto")
     p.add_argument("-o", "--output", type=Path, default=Path("samples.png"), help=".png or .npy")

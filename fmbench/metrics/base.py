@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from fmbench.result import Estimate
 from fmbench.student import t95
-from fmbench.tasks.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    from fmbench.tasks.mixture import GaussianMixture
 
 Z95 = 1.959963984540054
 GROUPS = 20

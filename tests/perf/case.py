@@ -44,11 +44,11 @@ class Case:
 
 
 def features(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two (n, d) sets like features of a network: rectified Gaussians of power-law spectrum, float64."""
+    """Two (n, d) sets like features of a network: rectified Gaussians of power-law spectrum, float64, at most 0.8 apart."""
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(d, d)))[0]
     scale = np.arange(1, d + 1) ** -0.5
-    sets = [np.maximum((rng.normal(size=(n, d)) * scale + shift) @ basis + 0.2, 0.0) for shift in (0.0, 0.1)]
+    sets = [np.maximum((rng.normal(size=(n, d)) * scale + shift) @ basis + 0.2, 0.0) for shift in (0.0, 0.8 / d**0.5)]
     return sets[0], sets[1]
 
 

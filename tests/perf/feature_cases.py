@@ -95,7 +95,7 @@ def _prdc_package(pair: Pair) -> float:
     return float(quiet(lambda: compute_prdc(pair[1], pair[0], nearest_k=5))["density"])
 
 
-KERNEL_SIZES = {"small": Sizes((250, 500, 1000), (64, 128, 256)), "medium": Sizes((1000, 2000, 4000), (64, 256, 1024))}
+KERNEL_SIZES = {"small": Sizes((250, 500, 1000), (64, 128, 256)), "medium": Sizes((500, 1000, 2000), (64, 256, 1024))}
 
 FEATURE_CASES = {
     "frechet": Case(

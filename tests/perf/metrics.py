@@ -1,7 +1,8 @@
 """Speed and memory of each metric beside its peer, in one run: ``python tests/perf/metrics.py [--only frechet]``.
 
-Prints markdown tables, or JSON with ``--json``. Not a test: nothing here passes or fails. ``ratio`` is theirs over ours, so
-above 1 ours is faster. Threads are those of the environment (``OMP_NUM_THREADS``); the first line says which.
+Prints markdown tables at the end, or JSON with ``--json``; what it is doing goes to stderr. Not a test: nothing here passes
+or fails. ``ratio`` is theirs over ours, so above 1 ours is faster. Threads are those of the environment
+(``OMP_NUM_THREADS``); the first line says which.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ GAINS = ("control", "n", "d", "variance ratio", "cost ratio", "gain at equal cos
 
 @dataclass(frozen=True)
 class Row:
-    """One metric, peer and size; ``problem`` says why a peer has no numbers. Seconds, bytes, relative difference of values."""
+    """One metric, peer and size; ``problem`` says why a peer has no numbers. Seconds, bytes, relative difference of values (absolute from 0)."""
 
     metric: str
     peer: str
@@ -50,6 +52,7 @@ class Row:
 
 def one(name: str, peer: str, n: int, d: int, repeat: int, clock: str, memory: Callable[[str], int | None]) -> Row:
     """Compare at one size. A peer that is missing or does not converge leaves a row that says so."""
+    print(f"{name} beside {peer} at n = {n}, d = {d}", file=sys.stderr)
     case = CASES[name]
     inputs = case.make(n, d)
     ours, theirs = case.ours, case.peers[peer]
@@ -64,7 +67,7 @@ def one(name: str, peer: str, n: int, d: int, repeat: int, clock: str, memory: C
         n,
         d,
         **asdict(timed),
-        difference=(value - expected) / abs(expected),
+        difference=(value - expected) / abs(expected) if expected else abs(value),
         ours_bytes=memory("ours"),
         theirs_bytes=memory(peer),
     )
