@@ -5,26 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import fmbench
-from fmbench import catalogue
-from fmbench.files import check_writable, sha256, write_atomic
+from fmbench.entry_folder import write_entry
+from fmbench.files import check_writable
 from fmbench.methods.base import Method
 from fmbench.model import build, load, method_class
 from fmbench.noise import generator
-from fmbench.recipe import Recipe, Training, Weights
+from fmbench.processes import Processes, join, launch, launched
+from fmbench.recipe import Recipe, Training
 from fmbench.registry import TASKS
+from fmbench.sharding import Sharded, check_rows
+from fmbench.tasks.base import Task
 
 CHECKPOINT = ".checkpoint.pt"
-WEIGHTS = "model.safetensors"
 Report = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
 
@@ -53,10 +54,20 @@ def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-class Run:
-    """The state of one training run: method, average, optimiser, step."""
+def _on_cpu(state: Any) -> Any:
+    """A state dict with its tensors on the CPU, readable where there is no other device."""
+    if isinstance(state, dict):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return state.cpu() if isinstance(state, torch.Tensor) else state
 
-    def __init__(self, recipe: Recipe, method: Method) -> None:
+
+class Run:
+    """The state of one training run: method, average, optimiser, step.
+
+    ``accumulate`` and ``group`` say how batches are cut, which changes memory and speed and nothing else beyond rounding.
+    """
+
+    def __init__(self, recipe: Recipe, method: Method, accumulate: int = 1, group: Processes | None = None) -> None:
         config = recipe.train
         self.recipe, self.method, self.step = recipe, method, 0
         self.seconds = 0.0
@@ -64,6 +75,10 @@ class Run:
         self.optimiser = torch.optim.AdamW(
             method.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
+        size = 1 if group is None else group.size
+        self.cut = {k: v for k, v in (("accumulate", accumulate), ("processes", size)) if v > 1}
+        # After the copy for the average, which keeps the plain network.
+        self.sharded = Sharded(method.net, accumulate, group) if accumulate > 1 or group is not None else None
 
     def advance(self, source: Callable[[torch.Generator], Any], device: str) -> float:
         """One optimiser step; everything random in it is keyed by (seed, step). Raises ValueError when the loss is not finite."""
@@ -79,6 +94,8 @@ class Run:
             raise ValueError(f"training loss became {value} at step {self.step}; lower train.lr or set train.clip")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if self.sharded is not None:
+            self.sharded.sum_gradients()
         if config.clip > 0:
             nn.utils.clip_grad_norm_(self.method.parameters(), config.clip)
         self.optimiser.step()
@@ -87,26 +104,32 @@ class Run:
         return value
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint atomically."""
+        """Write a checkpoint atomically. Raises what :meth:`require_finite` raises, and then leaves the last one in place."""
+        self.require_finite()
         temporary = path.with_suffix(".tmp")
         torch.save(
             {
                 "recipe": self.recipe.identity(),
                 "step": self.step,
                 "seconds": self.seconds,
-                "method": self.method.state_dict(),
-                "average": self.average.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "method": _on_cpu(self.method.state_dict()),
+                "average": _on_cpu(self.average.state_dict()),
+                "optimiser": _on_cpu(self.optimiser.state_dict()),
             },
             temporary,
         )
         os.replace(temporary, path)
 
-    def resume(self, path: Path, device: str) -> bool:
-        """Continue from a checkpoint of the same recipe; one of another recipe is left alone and not used."""
+    def require_finite(self) -> None:
+        """Raises ValueError when a weight is not finite: the average keeps every infinity or NaN that ever was."""
+        if not all(bool(weight.isfinite().all()) for weight in self.average.parameters()):
+            raise ValueError(f"weights are no longer finite after step {self.step}; lower train.lr or set train.clip")
+
+    def resume(self, path: Path) -> bool:
+        """Continue from a checkpoint of the same recipe, of any device; one of another recipe is left alone and not used."""
         if not path.is_file():
             return False
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         if state["recipe"] != self.recipe.identity():
             return False
         self.step, self.seconds = state["step"], state["seconds"]
@@ -124,17 +147,55 @@ def train(
     max_steps: int | None = None,
     checkpoint_seconds: float = 60.0,
     report: Report | None = None,
+    accumulate: int = 1,
+    processes: int = 1,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Train a recipe and write the entry folder ``out``: ``model.safetensors``, the resolved ``recipe.toml``, ``README.md``.
 
-    A checkpoint in ``out`` of the same recipe is continued; the steps are keyed by their number, so the final weights on one machine are
-    the same with or without interruption. With ``max_steps`` the run stops early, leaves its checkpoint, and writes no weights.
+    A checkpoint in ``out`` of the same recipe is continued, on whatever device it was made; the steps are keyed by their number, so the
+    final weights on one machine are the same with or without interruption. With ``max_steps`` the run stops early, leaves its
+    checkpoint, and writes no weights.
 
-    Raises ValueError for a bad recipe or a loss that is not finite, PermissionError when ``out`` cannot be written.
+    ``accumulate`` evaluates every batch in that many parts to save memory, ``processes`` shares it among that many processes (or among
+    those that accelerate or torchrun started); neither changes the losses or weights beyond rounding. ``clock`` gives seconds; a
+    checkpoint is written when ``checkpoint_seconds`` of them have passed. Process 0 alone reports and writes.
+
+    Raises ValueError for a bad recipe, for a batch smaller than its parts, and for a loss or weights that are not finite, in which case
+    the last good checkpoint stays; PermissionError when ``out`` cannot be written; ImportError for several processes without accelerate.
     """
     out = Path(out)
     check_writable(out)
-    task = TASKS.resolve(recipe.task)()
+    check_rows(recipe.train.batch_size, max(processes, launched()), accumulate)
+    options = {"max_steps": max_steps, "checkpoint_seconds": checkpoint_seconds, "accumulate": accumulate}
+    if processes > 1 and launched() == 1:
+        launch(partial(train, recipe, out, device=device, clock=clock, **options), processes, device, report)
+        return out
+    if processes not in (1, launched()):
+        raise ValueError(f"processes {processes} inside a launcher of {launched()}; leave processes out there")
+    group = join(device)
+    if group is not None:
+        device = group.device
+    task, method, teacher = _prepare(recipe, out, device, group)
+    run = Run(recipe, method.to(device).train(), accumulate, group)
+    run.resume(out / CHECKPOINT)
+    if group is not None:
+        group.agree(run.step)
+    source = method.batches(task, teacher, recipe.train.batch_size)
+    last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
+    main = group is None or group.rank == 0
+    saving = Saving(out / CHECKPOINT if main else None, checkpoint_seconds, clock)
+    _advance_to(last, run, partial(run.advance, source, device), saving, report if main else None)
+    if main:
+        _finish(run, out, device)
+    if group is not None:
+        group.wait()
+    return out
+
+
+def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) -> tuple[Task, Method, Method | None]:
+    """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them."""
+    task: Task = TASKS.resolve(recipe.task)()
     kind = method_class(recipe.method["name"])
     if kind.needs_teacher and recipe.teacher is None:
         raise ValueError(
@@ -146,111 +207,54 @@ def train(
         )
     teacher = None
     if recipe.teacher:
-        loaded = load(recipe.teacher, device=device)
+        name = recipe.teacher
+        loaded = load(name, device=device) if group is None else group.first(lambda: load(name, device=device))
         if loaded.task.name != recipe.task:
             raise ValueError(f"teacher {recipe.teacher} is of task {loaded.task.name}, the recipe of {recipe.task}")
         teacher = loaded.method
+    if group is not None:
+        group.first(lambda: task.target.sample(1, torch.Generator()))
     method = _seeded(recipe, lambda: build(recipe, task, kind, str(out / "recipe.toml")))
     if not any(True for _ in method.parameters()):
         raise ValueError(f"{recipe.method['name']} has nothing to train")
     if teacher is not None:
         method.initialise(teacher)
-    run = Run(recipe, method.to(device).train())
-    checkpoint = out / CHECKPOINT
-    run.resume(checkpoint, device)
-    source = method.batches(task, teacher, recipe.train.batch_size)
-    last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
-    began = saved = time.monotonic()
-    spent, loss = run.seconds, math.nan
+    return task, method, teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """When and where checkpoints are written: every ``seconds`` of ``clock``; never when ``path`` is None."""
+
+    path: Path | None
+    seconds: float
+    clock: Callable[[], float]
+
+
+def _advance_to(last: int, run: Run, advance: Callable[[], float], saving: Saving, report: Report | None) -> None:
+    """Step until ``last``; keep the time, write checkpoints, report. A run that is stopped early leaves one."""
+    began = saved = saving.clock()
+    spent = run.seconds
     while run.step < last:
-        loss = run.advance(source, device)
-        now = time.monotonic()
+        loss = advance()
+        now = saving.clock()
         run.seconds = spent + now - began
-        if now - saved > checkpoint_seconds:
-            run.save(checkpoint)
+        if saving.path is not None and now - saved > saving.seconds:
+            run.save(saving.path)
             saved = now
         if report is not None:
             report(run.step, loss)
-    if run.step < recipe.train.steps:
-        run.save(checkpoint)
-        return out
-    write_entry(recipe, run, out, device)
-    for leftover in (checkpoint, checkpoint.with_suffix(".tmp")):
+    if saving.path is not None and run.step < run.recipe.train.steps:
+        run.save(saving.path)
+
+
+def _finish(run: Run, out: Path, device: str) -> None:
+    """Write the entry when all steps are done, and clear the checkpoint away."""
+    if run.step < run.recipe.train.steps:
+        return
+    run.require_finite()
+    averaged = run.average.module
+    assert isinstance(averaged, Method)
+    write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut})
+    for leftover in (out / CHECKPOINT, (out / CHECKPOINT).with_suffix(".tmp")):
         leftover.unlink(missing_ok=True)
-    return out
-
-
-def write_entry(recipe: Recipe, run: Run, out: Path, device: str) -> None:
-    """Write weights, then the recipe that pins them, then the card."""
-    from safetensors.torch import save as to_safetensors
-
-    dtype = getattr(torch, recipe.train.storage)
-    state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in run.average.module.state_dict().items()}
-    data = to_safetensors(state)
-    write_atomic(out / WEIGHTS, data)
-    parameters = sum(v.numel() for v in state.values())
-    method = run.average.module
-    assert isinstance(method, Method)
-    made = {
-        "fmbench": fmbench.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
-        "samples_seen": recipe.train.steps * recipe.train.batch_size,
-        "seconds": round(run.seconds, 1),
-        "threads": torch.get_num_threads(),
-        **method.diagnostics(TASKS.resolve(recipe.task)()),
-    }
-    if recipe.teacher:
-        teacher = catalogue.find(recipe.teacher).recipe.weights
-        made["teacher_sha256"] = teacher.sha256 if teacher else ""
-    finished = dataclasses.replace(recipe, weights=Weights(WEIGHTS, sha256(data), len(data), parameters), made=made)
-    finished.save(out / "recipe.toml")
-    write_atomic(out / "README.md", card(finished, out.resolve().name))
-
-
-def card(recipe: Recipe, entry: str) -> str:
-    """The Hub model card: YAML metadata and what a stranger needs to know."""
-    from huggingface_hub import ModelCardData
-
-    assert recipe.weights is not None
-    metadata = ModelCardData(
-        license=recipe.license,
-        library_name="fmbench",
-        tags=["flow-matching", "generative", recipe.task, recipe.method["name"].rpartition(":")[2]],
-    )
-    name = f"{recipe.task}/{entry}"
-    kind = method_class(recipe.method["name"])
-    settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
-    teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
-    use = (
-        ""
-        if recipe.division == "tool"
-        else f"""
-```python
-import fmbench
-model = fmbench.load("{name}")
-x = model.sample(64, seed=0{"" if kind.steps_allowed else ', solver="euler", steps=32'})
-```
-"""
-    )
-    figures = "".join(
-        f"\n- {k.replace('_', ' ')}: {v}" for k, v in recipe.made.items() if isinstance(v, float) and k != "seconds"
-    )
-    title = kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
-    network = ", ".join(f"{k} {v}" for k, v in recipe.net.items())
-    budget = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.made['samples_seen']:,} samples seen"
-    return f"""---
-{metadata.to_yaml()}
----
-# {name}
-
-{title}. An entry of the fmbench zoo, made by `fmbench train` from the `recipe.toml` beside this file;
-measured results are on the leaderboard, not here.
-{use}
-- task: `{recipe.task}`, division: {recipe.division}{", class-conditional" if recipe.conditional else ""}
-- method: `{recipe.method["name"]}` ({settings})
-- network: {network}; {recipe.weights.parameters:,} parameters, stored as {recipe.train.storage}
-- training: {budget}, {recipe.made["seconds"]} s on {recipe.made["device"]}{teacher}
-- weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}
-"""

@@ -14,12 +14,13 @@ PACKAGE = Path(fmbench.__file__).parent
 # A module may import its own layer and those before it. Lazy registry targets are strings, not imports.
 LAYERS = [
     ["shapes", "files", "student"],
-    ["registry", "noise", "nfe"],
+    ["registry", "noise", "nfe", "processes", "sharding"],
     ["recipe", "result"],
     ["catalogue", "paths", "couplings", "nets", "solvers", "datasets"],
     ["metrics", "tasks"],
     ["methods"],
     ["environment", "units", "model", "protocol", "acceleration", "pictures"],
+    ["entry_folder"],
     ["features", "training", "testing", "validation"],
     ["dialects"],
     ["scoring", "costs", "sample_files"],

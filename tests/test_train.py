@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,13 +16,14 @@ from safetensors.torch import load_file
 
 import fmbench.training as training
 from fmbench import noise
+from fmbench.entry_folder import WEIGHTS
 from fmbench.files import sha256
 from fmbench.methods.base import Budget
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.model import load
 from fmbench.recipe import Recipe, read
 from fmbench.registry import TASKS
-from fmbench.training import CHECKPOINT, WEIGHTS, train
+from fmbench.training import CHECKPOINT, train
 
 MakeRecipe = Callable[..., Recipe]
 TASK = "gaussian-8gaussians"
@@ -237,6 +239,77 @@ def test_a_diverging_loss_stops_with_the_step(
     ):
         train(recipe, tmp_path / "x")
     assert not (tmp_path / "x" / WEIGHTS).exists()
+
+
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(
+    tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient that overflows leaves a finite loss behind and NaN weights: the fifth step is not saved, the fourth stays."""
+    recipe, out = tiny_recipe(TASK, "cfm"), tmp_path / "x"
+    step = torch.optim.AdamW.step
+
+    def overflowing(self: torch.optim.AdamW) -> None:
+        moments = next(iter(self.state.values()), {})
+        if float(moments.get("step", 0)) == 4:
+            self.param_groups[0]["params"][0].grad.fill_(torch.inf)
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", overflowing)
+        with pytest.raises(ValueError, match=r"weights are no longer finite after step 5; lower train\.lr or set"):
+            train(recipe, out, checkpoint_seconds=-1.0)
+    state = torch.load(out / CHECKPOINT, weights_only=True)
+    assert state["step"] == 4
+    assert all(value.isfinite().all() for value in state["method"].values())
+
+
+def test_a_last_step_that_overflows_makes_no_entry(
+    tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.AdamW.step
+
+    def overflowing(self: torch.optim.AdamW) -> None:
+        self.param_groups[0]["params"][0].grad.fill_(torch.inf)
+        step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflowing)
+    with pytest.raises(ValueError, match="weights are no longer finite after step 1"):
+        train(tiny_recipe(TASK, "cfm", **{"train.steps": 1}), tmp_path / "x")
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_checkpoints_follow_the_clock(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    """Seven seconds a step and a checkpoint due after twenty: one every third step, and the time adds up over a resume."""
+    out, saved = tmp_path / "x", []
+
+    def ticking() -> Callable[[], float]:
+        ticks = itertools.count(1000.0, 7.0)
+        return lambda: next(ticks)
+
+    def look(step: int, loss: float) -> None:
+        path = out / CHECKPOINT
+        saved.append(torch.load(path, weights_only=True)["step"] if path.exists() else 0)
+
+    recipe = tiny_recipe(TASK, "cfm", **{"train.steps": 8})
+    train(recipe, out, max_steps=7, checkpoint_seconds=20.0, clock=ticking(), report=look)
+    assert saved == [0, 0, 3, 3, 3, 6, 6]
+    assert torch.load(out / CHECKPOINT, weights_only=True)["seconds"] == 49.0
+    train(recipe, out, clock=ticking())
+    assert read(out / "recipe.toml").made["seconds"] == 56.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("first", "second"), [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_run_goes_on_on_another_device(
+    first: str, second: str, unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    out = tmp_path / "x"
+    train(tiny_recipe(TASK, "cfm"), out, max_steps=15, device=first)
+    state = torch.load(out / CHECKPOINT, weights_only=True)
+    assert {value.device.type for value in state["average"].values()} == {"cpu"}
+    train(tiny_recipe(TASK, "cfm"), out, device=second)
+    for name, value in load_file(out / WEIGHTS).items():
+        torch.testing.assert_close(value, load_file(unbroken / WEIGHTS)[name], atol=1e-3, rtol=0)
 
 
 def test_an_unwritable_folder_is_named_before_any_work(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:

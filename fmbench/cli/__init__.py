@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has seen enough (`fmbench list | head`); Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if args.debug:
             raise
         code = USAGE if isinstance(error, (UsageError, UnknownName)) else FAILED

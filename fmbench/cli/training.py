@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     settings = dict(args.set or [])
     if args.teacher:
         settings["teacher"] = args.teacher
+    if args.precision:
+        settings["train.precision"] = {"bf16": "bfloat16"}.get(args.precision, args.precision)
     if args.entry and (args.method or args.task):
         raise UsageError("give an entry folder, or --method and --task, not both")
     if args.entry:
@@ -41,14 +44,30 @@ def cmd_train(args: argparse.Namespace) -> int:
     device = device_of(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    with progress_bar(not args.json) as progress:
-        bar = progress.add_task(f"{chosen.task}/{out.name}", total=chosen.train.steps)
+    # Under `accelerate launch` or torchrun every process runs this command, and one of them speaks.
+    main = os.environ.get("RANK", "0") == "0"
+    with progress_bar(main and not args.json) as progress:
+        name = f"{chosen.task}/{out.name}"
+        bar = progress.add_task(name, total=chosen.train.steps)
 
         def report(step: int, loss: float) -> None:
             if step % 20 == 0:
-                progress.update(bar, completed=step, description=f"{chosen.task}/{out.name} loss {loss:.4f}")
+                speed = (progress.tasks[0].speed or 0.0) * chosen.train.batch_size
+                text = f"{name} loss {loss:.4f}, {speed:,.0f} samples/s"
+                progress.update(bar, completed=step, description=text)
 
-        train(chosen, out, device=device, max_steps=args.max_steps, report=report)
+        train(
+            chosen,
+            out,
+            device=device,
+            max_steps=args.max_steps,
+            report=report,
+            accumulate=args.accumulate,
+            processes=args.processes,
+            checkpoint_seconds=60 * args.checkpoint_minutes,
+        )
+    if not main:
+        return DONE
     finished = (out / "model.safetensors").is_file() and (
         args.max_steps is None or args.max_steps >= chosen.train.steps
     )
@@ -91,6 +110,12 @@ def add(add: Add) -> None:
     p.add_argument("--out", type=Path, help="folder to write (default: the entry, or entries/TASK/METHOD)")
     p.add_argument("--device", default="auto")
     p.add_argument("--max-steps", type=positive, help="stop early and leave a checkpoint")
+    p.add_argument(
+        "--processes", type=positive, default=1, help="processes that share every batch, one per GPU on CUDA"
+    )
+    p.add_argument("--accumulate", type=positive, default=1, help="parts every batch is evaluated in, to save memory")
+    p.add_argument("--precision", choices=("float32", "bf16", "bfloat16"), help="sets train.precision of the recipe")
+    p.add_argument("--checkpoint-minutes", type=float, default=1.0, help="minutes between checkpoints (default: 1)")
     p.add_argument("--threads", type=positive, help="CPU threads")
     p = add("check", cmd_check, "run the conformance suite on a method")
     p.add_argument("method", help="a method name or file.py:Class")
