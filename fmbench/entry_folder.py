@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 import fmbench
 from fmbench import catalogue
 from fmbench.files import sha256, write_atomic
-from fmbench.methods.base import Method
-from fmbench.model import method_class
+from fmbench.methods.base import Method, VelocityMethod
+from fmbench.model import Model, load_entry, method_class
+from fmbench.pictures import grid, trajectories
 from fmbench.recipe import Recipe, Weights
 from fmbench.registry import TASKS
 
 WEIGHTS = "model.safetensors"
+STEPS = 32
+"""Euler steps of the pictures."""
 
 
 def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any]) -> None:
@@ -50,11 +55,47 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
         made["teacher_sha256"] = teacher.sha256 if teacher else ""
     finished = dataclasses.replace(recipe, weights=Weights(WEIGHTS, sha256(data), len(data), parameters), made=made)
     finished.save(out / "recipe.toml")
-    write_atomic(out / "README.md", card(finished, out.resolve().name))
+    write_card(out, type(method))
 
 
-def card(recipe: Recipe, entry: str) -> str:
-    """The Hub model card: YAML metadata and what a stranger needs to know."""
+def write_card(folder: Path, kind: type[Method] | None = None) -> list[Path]:
+    """Write ``README.md`` of a finished entry and, for images, the pictures it shows, from its saved weights; returns the files.
+
+    ``kind`` is the class of a method of somebody's own, whose file is not executed here. Raises FileNotFoundError or ValueError when the
+    folder holds no finished entry.
+    """
+    entry = catalogue.open_folder(folder)
+    recipe = entry.recipe
+    if recipe.weights is None:
+        raise ValueError(f"{folder} has no weights yet; finish it with `fmbench train {folder}`")
+    pictures = {} if recipe.division == "tool" else drawings(load_entry(entry, kind, "cpu"))
+    for name, picture in pictures.items():
+        buffer = io.BytesIO()
+        picture.save(buffer, format="png", optimize=True)
+        write_atomic(folder / name, buffer.getvalue())
+    write_atomic(folder / "README.md", card(recipe, folder.resolve().name, tuple(pictures)))
+    return [folder / name for name in ("README.md", *pictures)]
+
+
+def drawings(model: Model) -> dict[str, Image]:
+    """File name -> picture: 64 samples of seed 0 (the first, not chosen) and five trajectories; nothing for vectors."""
+    if model.task.kind != "image":
+        return {}
+    steps = (model.method.steps_allowed or (STEPS,))[0]
+    found = {"samples.png": grid(model.sample(64, seed=0, steps=steps))}
+    if isinstance(model.method, VelocityMethod):
+        found["trajectory.png"] = trajectories(model, 5, steps=steps)
+    return found
+
+
+ALT = {
+    "samples.png": "The first 64 samples of seed 0, not chosen",
+    "trajectory.png": "Five samples from noise (left) to image (right), nine equally spaced times",
+}
+
+
+def card(recipe: Recipe, entry: str, pictures: Sequence[str] = ()) -> str:
+    """The Hub model card: YAML metadata and what a stranger needs to know; ``pictures`` are keys of :data:`ALT`."""
     from huggingface_hub import ModelCardData
 
     assert recipe.weights is not None
@@ -81,6 +122,7 @@ x = model.sample(64, seed=0{"" if kind.steps_allowed else ', solver="euler", ste
     figures = "".join(
         f"\n- {k.replace('_', ' ')}: {v}" for k, v in recipe.made.items() if isinstance(v, float) and k != "seconds"
     )
+    shown = "".join(f"\n![{ALT[name]}]({name})\n" for name in pictures)
     title = kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
     network = ", ".join(f"{k} {v}" for k, v in recipe.net.items())
     budget = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.made['samples_seen']:,} samples seen"
@@ -91,7 +133,7 @@ x = model.sample(64, seed=0{"" if kind.steps_allowed else ', solver="euler", ste
 
 {title}. An entry of the fmbench zoo, made by `fmbench train` from the `recipe.toml` beside this file;
 measured results are on the leaderboard, not here.
-{use}
+{use}{shown}
 - task: `{recipe.task}`, division: {recipe.division}{", class-conditional" if recipe.conditional else ""}
 - method: `{recipe.method["name"]}` ({settings})
 - network: {network}; {recipe.weights.parameters:,} parameters, stored as {recipe.train.storage}

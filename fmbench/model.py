@@ -190,7 +190,11 @@ def method_class(spec: str) -> type[Method]:
     return kind
 
 
-def _load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
+def load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
+    """The model of an entry folder; ``kind`` is its class when the recipe names a file, which is never executed from here.
+
+    Raises ValueError in one line when the weights do not fit, are not what the recipe pins, or need code that was not given.
+    """
     from safetensors.torch import load as read_safetensors
 
     recipe = entry.recipe
@@ -202,7 +206,9 @@ def _load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
         kind = METHODS.resolve(recipe.method["name"])
     assert kind is not None
     task = TASKS.resolve(recipe.task)()
-    method = build(recipe, task, kind, str(entry.folder / "recipe.toml"))
+    # The initial weights are drawn and thrown away; a caller's random numbers must not depend on what was loaded before.
+    with torch.random.fork_rng(devices=[]):
+        method = build(recipe, task, kind, str(entry.folder / "recipe.toml"))
     identity: dict[str, Any] = {"license": recipe.license, "recipe": recipe.identity(), "code_sha256": code_hash(kind)}
     if any(True for _ in method.parameters()):
         state = read_safetensors(entry.read_weights())
@@ -232,7 +238,7 @@ def _load_file(spec: str, task: str | None, device: str) -> Model:
         task = trained[0].parts[-3]
     folder = catalogue.LOCAL_ENTRIES / task / entry_name
     if (folder / "recipe.toml").is_file():
-        return _load_entry(catalogue.open_folder(folder), kind, device)
+        return load_entry(catalogue.open_folder(folder), kind, device)
     definition = TASKS.resolve(task)()
     from fmbench.recipe import closed
 
@@ -252,7 +258,7 @@ def load(spec: str, *, task: str | None = None, device: str = "cpu") -> Model:
     path, separator, _ = spec.rpartition(":")
     if separator and path.endswith(".py"):
         return _load_file(spec, task, device)
-    return _load_entry(catalogue.find(spec), None, device)
+    return load_entry(catalogue.find(spec), None, device)
 
 
 class _Wrapped(VelocityMethod):

@@ -10,12 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import fmbench
 import fmbench.training as training
 from fmbench import noise
+from fmbench.cli import main
 from fmbench.entry_folder import WEIGHTS
 from fmbench.files import sha256
 from fmbench.methods.base import Budget
@@ -363,3 +366,21 @@ def test_training_never_shares_random_numbers_with_evaluation(
             noise.draw(sample, 0, 8 * noise.BLOCK, seed, stream)
     assert len(evaluated) == 3 * len(noise.STREAMS) * 8
     assert not used & evaluated
+
+
+def test_the_card_of_an_image_entry_shows_what_its_weights_draw(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    from PIL import Image
+
+    from fmbench.pictures import grid
+
+    folder = train(tiny_recipe("digits", "cfm", **{"train.steps": 2}), tmp_path / "digits" / "tiny")
+    state = torch.random.get_rng_state()
+    model = fmbench.load(str(folder))
+    assert torch.equal(torch.random.get_rng_state(), state), "loading must not consume the caller's random numbers"
+    drawn = np.asarray(Image.open(folder / "samples.png"))
+    np.testing.assert_array_equal(drawn, np.asarray(grid(model.sample(64, seed=0, steps=32))))
+    card = (folder / "README.md").read_text()
+    assert all(f"]({name})" in card for name in ("samples.png", "trajectory.png"))
+    (folder / "samples.png").unlink()
+    assert main(["card", str(folder)]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "samples.png")), drawn)

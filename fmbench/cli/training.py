@@ -81,6 +81,16 @@ def cmd_train(args: argparse.Namespace) -> int:
     return DONE
 
 
+def cmd_card(args: argparse.Namespace) -> int:
+    """Write model cards again."""
+    from fmbench import catalogue
+    from fmbench.entry_folder import write_card
+
+    written = [str(path) for name in args.entry for path in write_card(catalogue.find(name).folder)]
+    print_json(written) if args.json else print("\n".join(written))
+    return DONE
+
+
 def cmd_check(args: argparse.Namespace) -> int:
     """Run the conformance suite."""
     from fmbench.testing import check_method
@@ -117,6 +127,8 @@ def add(add: Add) -> None:
     p.add_argument("--precision", choices=("float32", "bf16", "bfloat16"), help="sets train.precision of the recipe")
     p.add_argument("--checkpoint-minutes", type=float, default=1.0, help="minutes between checkpoints (default: 1)")
     p.add_argument("--threads", type=positive, help="CPU threads")
+    p = add("card", cmd_card, "write the model cards of finished entries again, pictures included")
+    p.add_argument("entry", nargs="+", help="task/entry or folder")
     p = add("check", cmd_check, "run the conformance suite on a method")
     p.add_argument("method", help="a method name or file.py:Class")
     p.add_argument("--task", default="gaussian-moons")
