@@ -252,7 +252,10 @@ class Evaluation:
             ranked=self.options.ranked,
             seeds=self.options.seeds(self.spec),
             samples_per_seed=self.options.samples(self.spec),
-            environment=environment.describe(device_of(self.model.method) if self.model else torch.device("cpu")),
+            environment={
+                **environment.describe(device_of(self.model.method) if self.model else torch.device("cpu")),
+                "acceleration": dataclasses.asdict(self.options.acceleration),
+            },
             peak_memory_bytes=process_peak(),
             seconds=round(time.monotonic() - began, 3),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

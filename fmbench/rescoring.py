@@ -17,6 +17,7 @@ from fmbench.features import load_extractor
 from fmbench.files import fingerprint, sha256
 from fmbench.metrics.info import METRICS as INFO
 from fmbench.metrics.memory import process_peak
+from fmbench.noise import generator
 from fmbench.registry import TASKS, UnknownName, nearest
 from fmbench.result import Result, Row
 from fmbench.sample_files import read_samples
@@ -30,6 +31,9 @@ DEFAULT = (
 )  # fmt: skip
 """What is measured unless a benchmark or a list is given: every sample metric that needs no model and no training."""
 LEAST = 2
+ANCHORS = {"data": "the row of real samples", "oracle": "the row of the exact velocity"}
+SHUFFLE = 0x5C0E
+"""Key of the order samples are scored in."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,12 @@ def _metrics(
     for name in chosen:
         if name not in INFO:
             raise UnknownName(nearest("metric", name, INFO))
-    asked = metrics is not None
     names = [n for n in chosen if INFO[n].scope == "samples" and not INFO[n].first_seed]
-    return [n for n in names if asked or task.kind in INFO[n].kinds], identity
+    if metrics and (flow := [n for n in metrics if n not in names]):
+        raise ValueError(
+            f"{', '.join(flow)} cannot be measured on samples alone; evaluate the model with `fmbench run`"
+        )
+    return [n for n in names if metrics or task.kind in INFO[n].kinds], identity
 
 
 def _problem(
@@ -94,17 +101,26 @@ def _problem(
     key: str | None,
     value_range: str | None,
     extractor: str | None,
+    reference_key: str | None,
 ) -> tuple[Points, dict[str, Any], Task]:
-    """The samples, facts about them, and what they are compared with."""
+    """The samples, facts about them, and what they are compared with.
+
+    Files may be sorted, by class say, and groups of a jackknife and first rows of large sets are taken as random: both sets are shuffled,
+    always in the same way.
+    """
     if (task is None) == (reference is None):
         raise ValueError("give what to compare with: --task NAME or --reference FILE, one of them")
     if reference is None:
         definition = TASKS.resolve(task or "")()
     else:
-        real, _ = read_samples(reference, None, key, value_range)
-        definition = _against(real, sha256(real.numpy()), extractor)
+        real, _ = read_samples(reference, None, reference_key, value_range)
+        definition = _against(_shuffled(real), sha256(real.numpy()), extractor)
     points, facts = read_samples(samples, definition.shape, key, value_range)
-    return points, facts, definition
+    return _shuffled(points), {"n": len(points), "sha256": sha256(points.contiguous().numpy()), **facts}, definition
+
+
+def _shuffled(points: Points) -> Points:
+    return points[torch.randperm(len(points), generator=generator(SHUFFLE))]
 
 
 def dialects(
@@ -114,16 +130,21 @@ def dialects(
     reference: str | Path | None = None,
     key: str | None = None,
     value_range: str | None = None,
+    reference_key: str | None = None,
     network: str = "inception-tf",
     limit: int | None = None,
     report: Callable[[str], None] | None = None,
 ) -> list[Dialect]:
     """The FID of the same images as each library would compute it, see :func:`~fmbench.dialects.fid_dialects`.
 
-    ``network`` names an Inception extractor; ``limit`` takes the first images of each side only. Raises ValueError for vectors, and what
+    ``network`` names an Inception extractor; ``limit`` takes so many images of each side only. Raises ValueError for vectors, and what
     :func:`score` raises.
     """
-    points, _, definition = _problem(samples, task, reference, key, value_range, None)
+    if not network.startswith("inception"):
+        raise ValueError(
+            f"{network} is no Inception; FID dialects take inception-tf, or inception-random without a download"
+        )
+    points, _, definition = _problem(samples, task, reference, key, value_range, None, reference_key)
     if definition.kind != "image":
         raise ValueError(f"FID dialects are of images, and {definition.name} has vectors")
     real = definition.target.points()[0]  # type: ignore[attr-defined]
@@ -140,6 +161,7 @@ def score(
     extractor: str | None = None,
     key: str | None = None,
     value_range: str | None = None,
+    reference_key: str | None = None,
     name: str | None = None,
 ) -> list[Result]:
     """Score a file of samples: results of the ``data`` anchor (real samples, tasks only) and of the samples, never ranked.
@@ -149,13 +171,14 @@ def score(
         task, reference: what to compare with, exactly one: a registered task, or another file of samples.
         metrics, benchmark: metrics by name, or those of a benchmark; :data:`DEFAULT` otherwise.
         extractor: feature extractor for images, the task's own by default.
-        key, value_range: see :func:`~fmbench.sample_files.read_samples`; they hold for the reference too.
+        key, value_range: see :func:`~fmbench.sample_files.read_samples`; the range holds for the reference too.
+        reference_key: which array of the reference's file.
         name: what to call the samples, their file's name by default.
 
     Raises ValueError, UnknownName or FileNotFoundError in one line.
     """
     began = time.monotonic()
-    points, facts, definition = _problem(samples, task, reference, key, value_range, extractor)
+    points, facts, definition = _problem(samples, task, reference, key, value_range, extractor, reference_key)
     names, identity = _metrics(metrics, benchmark, definition)
     if len(points) < LEAST:
         raise ValueError(
@@ -170,11 +193,14 @@ def score(
             real,
             Row("none", None, 1.0, {}, scorer.score([scorer.context(real, 0, real=True)])),
         )
-    label = f"{definition.name}/{name or Path(samples).stem}"
+    called = name or Path(samples).stem
+    if called in ANCHORS:
+        raise ValueError(f"{called!r} is what tables call {ANCHORS[called]}; give the samples another --name")
+    label = f"{definition.name}/{called}"
     rows[label] = (points, Row("none", None, 1.0, {}, scorer.score([scorer.context(points, 0)])))
     results = []
     for entry, (x, row) in rows.items():
-        digest = {"n": len(x), "sha256": sha256(x.contiguous().numpy()), **(facts if entry == label else {})}
+        digest = facts if entry == label else {"n": len(x), "sha256": sha256(x.contiguous().numpy())}
         anchor = entry != label
         model = {"name": entry, "method": "data" if anchor else "samples", "division": "anchor" if anchor else "open"}
         results.append(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fmbench import protocol, result
+from fmbench.acceleration import Acceleration
 from fmbench.evaluation import DATA, Evaluation, Options, Report, quiet
 from fmbench.features import load_extractor
-from fmbench.files import check_writable, fingerprint
+from fmbench.files import check_writable, fingerprint, write_atomic
 from fmbench.model import Model, load
 from fmbench.protocol import Protocol
 from fmbench.registry import TASKS
@@ -23,6 +24,7 @@ def _finished(path: Path, spec: Protocol, model: Model | None, options: Options)
     if options.overwrite or not path.is_file():
         return None
     found = result.read(path)
+    accelerated = found.environment.get("acceleration", asdict(Acceleration()))
     expected = {"weights_sha256": None, "code_sha256": None, **(model.identity if model else {})}
     same = (
         found.benchmark["sha256"] == spec.sha256
@@ -30,7 +32,13 @@ def _finished(path: Path, spec: Protocol, model: Model | None, options: Options)
         and found.seeds == options.seeds(spec)
         and found.samples_per_seed == options.samples(spec)
         and found.ranked == options.ranked
+        and accelerated == asdict(options.acceleration)
     )
+    if not same and found.ranked and not options.ranked:
+        raise ValueError(
+            f"{path} is a ranked result, and this run (--limit, --seed-set or an acceleration) is not; "
+            "give another --out, or --overwrite to replace it"
+        )
     return found if same else None
 
 
@@ -39,6 +47,9 @@ def evaluate_one(
 ) -> Result:
     """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``."""
     extractor = load_extractor(task.extractor) if task.extractor else None
+    if model is None:
+        # Real samples pass no network.
+        options = replace(options, acceleration=Acceleration())
     run = Evaluation(spec, task, model, options, None, extractor, report)
     if out is None:
         return run.run()
@@ -116,6 +127,9 @@ def run(
     spec = protocol.read(benchmark)
     options = options or Options()
     check_writable(out)
+    if Path(benchmark).suffix == ".toml":
+        # The tables need the ranking rule of a protocol that is not bundled.
+        write_atomic(out / "protocols" / f"{spec.name}.toml", Path(benchmark).read_text())
     results, errors = [], []
     for done, (task, loader, name) in enumerate(list(plan(spec, models, device)), start=1):
         try:

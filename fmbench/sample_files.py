@@ -16,7 +16,10 @@ from fmbench.shapes import Points
 ARRAYS = (".npy", ".npz", ".safetensors")
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 LOSSY = (".jpg", ".jpeg", ".webp")
-RANGES = {"-1,1": (-1.0, 1.0), "0,1": (0.0, 1.0), "0,255": (0.0, 255.0)}
+RANGES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
+"""What black and white are in float images, by the name that `--range` takes."""
+DARKEST = 32
+"""Images in 0..255 with no pixel above this are taken for images on another scale."""
 OVERSHOOT = 2.0
 """Samples of a model may leave [-1, 1]; this far and no farther before the range is doubted."""
 LARGEST_PIXELS = 4096 * 4096
@@ -48,17 +51,21 @@ def _array(path: Path, key: str | None) -> np.ndarray:
     return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 
 
+def _hidden(name: str) -> bool:
+    """Whether a file is an operating system's own: nothing is ever unpacked, so that ``..`` is a name like any other."""
+    return any(part == "__MACOSX" or (part.startswith(".") and part.strip(".")) for part in Path(name).parts)
+
+
 def _files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, reader) of everything in a folder or zip, sorted by name; hidden files and folders are left out."""
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file())
         named = [(str(p.relative_to(path)), p.read_bytes) for p in found]
-        yield from ((name, read) for name, read in named if not any(part.startswith(".") for part in Path(name).parts))
+        yield from ((name, read) for name, read in named if not _hidden(name))
         return
     with zipfile.ZipFile(path) as archive:
         for info in sorted(archive.infolist(), key=lambda i: i.filename):
-            parts = Path(info.filename).parts
-            if not info.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts):
+            if not info.is_dir() and not _hidden(info.filename):
                 yield info.filename, lambda info=info: archive.read(info)
 
 
@@ -75,8 +82,8 @@ def _png(name: str, data: bytes) -> np.ndarray:
             if image.mode not in ("L", "RGB"):
                 raise ValueError(f"picture {name} has mode {image.mode}; save 8-bit grey (L) or RGB")
             pixels = np.asarray(image)
-    except OSError as error:
-        raise ValueError(f"picture {name} cannot be read as PNG: {error}") from None
+    except (OSError, SyntaxError):
+        raise ValueError(f"picture {name} is damaged or no PNG") from None
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
@@ -117,9 +124,10 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     except Exception as error:
         # Every reader has exceptions of its own (safetensors a bare Exception); what our checks say already names the file or picture.
         ours = isinstance(error, ValueError) and (str(path) in str(error) or str(error).startswith("picture "))
-        raise (
-            error if ours else ValueError(f"{path} cannot be read: {(str(error).splitlines() or ['?'])[0]}")
-        ) from None
+        what = (str(error).splitlines() or ["?"])[0]
+        if "pickle" in what:
+            what = "it is damaged, or holds Python objects, which run code and are refused; save numbers"
+        raise (error if ours else ValueError(f"{path} cannot be read: {what}")) from None
 
 
 def _channels_first(array: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
@@ -131,31 +139,53 @@ def _channels_first(array: np.ndarray, shape: tuple[int, ...] | None) -> np.ndar
     return array
 
 
-def _scaled(images: np.ndarray, value_range: str | None) -> np.ndarray:
+def _scaled(images: np.ndarray, value_range: str | None, where: str) -> np.ndarray:
     """Pixels as float32 on the scale where [-1, 1] is black to white. Raises ValueError when the range is wrong or cannot be known."""
+    low, high = float(images.min()), float(images.max())
     if images.dtype == np.uint8:
-        if value_range not in (None, "0,255"):
-            raise ValueError(f"the pictures are uint8, so their range is 0,255, not {value_range}")
+        if high <= DARKEST:
+            raise ValueError(
+                f"{where} holds uint8 images of at most {high:g} of 255, all but black; scale them to 0..255"
+            )
         return images.astype(np.float32) / np.float32(127.5) - 1
     if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"images must be uint8 or floats, got {images.dtype}; convert them")
-    low, high = float(images.min()), float(images.max())
+        raise ValueError(f"{where} holds {images.dtype}; images must be uint8 or floats, convert them")
+    told = f"{where} holds float images from {low:g} to {high:g}"
     if value_range is None:
         if low >= 0:
-            likely = "0,1" if high <= 1 else "0,255"
-            raise ValueError(f"float images from {low:g} to {high:g}: is that {likely}? say so with --range {likely}")
-        value_range = "-1,1"
+            raise ValueError(f"{told}; say which range that is with --range {_likely(high)}")
+        value_range = "signed"
     start, stop = RANGES[value_range]
     x = images.astype(np.float32)
-    if value_range != "-1,1":
+    if value_range != "signed":
         x = (x - np.float32(start)) * np.float32(2 / (stop - start)) - 1
-    if float(np.abs(x).max()) > OVERSHOOT:
-        raise ValueError(
-            f"float images from {low:g} to {high:g} do not fit the range {value_range}; allowed: {', '.join(RANGES)}"
-        )
-    if value_range == "0,255" and high <= 1:
-        raise ValueError(f"float images from {low:g} to {high:g} are all black on the range 0,255; try --range 0,1")
+    if float(np.abs(x).max()) > OVERSHOOT or (value_range == "bytes" and high <= DARKEST):
+        ranges = ", ".join(f"{name} ({a:g} to {b:g})" for name, (a, b) in RANGES.items())
+        raise ValueError(f"{told}, which does not fit the range {value_range}; allowed: {ranges}")
     return x
+
+
+def _likely(high: float) -> str:
+    if high <= 1:
+        return "unit (0 to 1)"
+    return (
+        "bytes (0 to 255)" if high > DARKEST else f"... after scaling: {high:g} is white in none of {', '.join(RANGES)}"
+    )
+
+
+def _single(array: np.ndarray, where: str) -> np.ndarray:
+    """Vectors as float32, as every sample is. Raises ValueError when that would lose what the samples differ by."""
+    exact = array.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = exact.astype(np.float32)
+    spread = float(np.ptp(exact, axis=0).max())
+    lost = float(np.abs(single - exact).max())
+    if not lost <= 1e-4 * spread and lost > 0:
+        raise ValueError(
+            f"{where} holds values up to {np.abs(exact).max():.3g} that span {spread:.3g}, which float32 cannot tell apart; "
+            "subtract a common offset from both sets, or rescale them"
+        )
+    return single
 
 
 def read_samples(
@@ -167,7 +197,7 @@ def read_samples(
         path: the file or folder.
         shape: shape of one sample; without it (n, d) arrays are vectors and everything else images.
         key: which array of a .npz or .safetensors file.
-        value_range: black and white of float images: "-1,1", "0,1" or "0,255".
+        value_range: black and white of float images, a name in :data:`RANGES`; uint8 and pictures are always 0 to 255.
 
     Raises FileNotFoundError, or ValueError in one line for everything that cannot be scored as it is: NaN (how many, where first), another
     shape, a range that does not fit, an empty set.
@@ -199,7 +229,7 @@ def read_samples(
     if array.ndim == 2:
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
             raise ValueError(f"{path} holds {array.dtype}, expected real numbers")
-        return torch.from_numpy(array.astype(np.float32)), {"dtype": str(array.dtype)}
-    images = _scaled(array, value_range)
+        return torch.from_numpy(_single(array, str(path))), {"dtype": str(array.dtype)}
+    images = _scaled(array, value_range, str(path))
     outside = float((np.abs(images) > 1 + 1e-4).mean())
     return torch.from_numpy(np.ascontiguousarray(images)), {"dtype": str(array.dtype), "clipped_share": outside}

@@ -240,7 +240,7 @@ def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
     rows = json.loads(capsys.readouterr().out)["fid_dialects"]
     assert [row["n"] for row in rows] == [6] * 7
     assert rows[0]["difference"] == 0
-    assert run(*words, "--fid-dialects", "--limit", "5") == 0
+    assert run(*words, "--fid-dialects", "--dialect-images", "5") == 0
     out = capsys.readouterr().out
     assert "FID of the same 5 images against 5" in out
     for name in ("clean-fid clean", "torch-fidelity", "torchmetrics"):

@@ -17,6 +17,7 @@ from torch import nn
 
 import fmbench
 from fmbench import catalogue, protocol, result
+from fmbench.acceleration import Acceleration
 from fmbench.evaluation import Options
 from fmbench.files import sha256
 from fmbench.runner import evaluate_one, plan, run
@@ -119,12 +120,26 @@ def test_a_finished_result_is_not_made_again_until_something_changes(tiny, tmp_p
     first = run(tiny, [ENTRY], out).results[1]
     assert run(tiny, [ENTRY], out).results[1].created == first.created
     assert run(tiny, [ENTRY], out).results[1].seconds == first.seconds
-    limited = run(tiny, [ENTRY], out, options=Options(limit=100)).results[1]
+    changed = Options(acceleration=Acceleration("bfloat16"))
+    for unranked in (Options(limit=100), Options(seed_set=1), changed):
+        refused = run(tiny, [ENTRY], out, options=unranked)
+        assert any("is a ranked result, and this run" in error for error in refused.errors)
+    assert run(tiny, [ENTRY], out).results[1].created == first.created
+    limited = run(tiny, [ENTRY], tmp_path / "other", options=Options(limit=100)).results[1]
     assert not limited.ranked
     assert limited.rows[0].samples["n"] == 300
-    again = run(tiny, [ENTRY], out).results[1]
+    again = run(tiny, [ENTRY], tmp_path / "other").results[1]
     assert again.ranked
     assert facts(again) == facts(first)
+
+
+def test_a_finished_result_is_made_again_under_another_acceleration(tiny, tmp_path):
+    """Neither the data anchor, which passes no network, nor what was made before stands in for it."""
+    options = [Options(limit=40, acceleration=Acceleration(dtype)) for dtype in ("float32", "bfloat16")]
+    plain, fast = (run(tiny, [ENTRY], tmp_path, options=o).results for o in options)
+    assert plain[0].created == fast[0].created
+    assert plain[1].rows[0].samples["sha256"] != fast[1].rows[0].samples["sha256"]
+    assert fast[1].environment["acceleration"]["dtype"] == "bfloat16"
 
 
 def test_another_seed_set_draws_other_samples_and_is_not_ranked(tiny, tmp_path):
@@ -270,7 +285,8 @@ def test_a_full_disk_leaves_nothing_half_written(tiny, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode != 0
     assert "File too large" in done.stderr
-    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+    (left,) = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert left.read_text() == tiny.read_text(), "the copy of the protocol fits and is whole, nothing else is there"
 
 
 def test_the_plan_has_the_data_anchor_first_and_every_bundled_entry():

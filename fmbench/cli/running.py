@@ -47,7 +47,7 @@ def cmd_run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([r.to_json() for r in outcome.results])
     else:
-        print_results(outcome.results)
+        print_results(outcome.results, folder=args.out)
         print("leaderboard: " + ", ".join(str(path) for path in written))
     failed = outcome.errors or [r for r in outcome.results if any(row.failed for row in r.rows)]
     return FAILED if failed else DONE

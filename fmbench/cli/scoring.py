@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, positive, print_json, progress_bar
+from fmbench.cli.shared import DONE, FAILED, Add, UsageError, positive, print_json, progress_bar
 
 if TYPE_CHECKING:
     from fmbench.result import Result
 
+RANGES = ("signed", "unit", "bytes")
 SCORES = ("metric", "value", "95 % interval", "unit")
 WIDE = 120
 """Columns of a terminal that shows the whole validation table."""
@@ -62,8 +63,13 @@ def _print_scores(result: Result) -> None:
 
 def cmd_score(args: argparse.Namespace) -> int:
     """Score samples that exist already."""
+    from fmbench.files import check_writable
     from fmbench.rescoring import score
 
+    if (args.task is None) == (args.reference is None):
+        raise UsageError("give what to compare with: --task NAME or --reference FILE, one of them")
+    if args.out:
+        check_writable(args.out)
     results = score(
         args.samples,
         task=args.task,
@@ -73,6 +79,7 @@ def cmd_score(args: argparse.Namespace) -> int:
         extractor=args.extractor,
         key=args.key,
         value_range=args.range,
+        reference_key=args.reference_key,
         name=args.name,
     )
     spread_of = _dialects(args) if args.fid_dialects else []
@@ -102,8 +109,9 @@ def _dialects(args: argparse.Namespace) -> list[dict[str, Any]]:
             reference=args.reference,
             key=args.key,
             value_range=args.range,
-            network=args.network,
-            limit=args.limit,
+            reference_key=args.reference_key,
+            network=args.dialect_network,
+            limit=args.dialect_images,
             report=lambda name: progress.update(bar, description=name),
         )
     return table(rows)
@@ -128,10 +136,12 @@ def _print_dialects(rows: Sequence[dict[str, Any]]) -> None:
 
 def cmd_validate(args: argparse.Namespace) -> int:
     """Run every metric on cases whose answer is known."""
-    from fmbench.files import write_atomic
+    from fmbench.files import check_writable, write_atomic
     from fmbench.validation import run, summary, to_json, to_markdown
     from fmbench.validation.table import COLUMNS, cells
 
+    if args.markdown:
+        check_writable(args.markdown.parent)
     with progress_bar(not args.json) as progress:
         bar = progress.add_task("validate", total=None)
 
@@ -163,16 +173,19 @@ def add(add: Add) -> None:
     p.add_argument("--benchmark", help="the metrics of a benchmark instead")
     p.add_argument("--extractor", help="feature extractor for images (default: the task's)")
     p.add_argument("--key", help="array of a .npz or .safetensors file")
-    p.add_argument("--range", help="black and white of float images: -1,1 or 0,1 or 0,255")
+    p.add_argument("--reference-key", help="the same for the reference")
+    p.add_argument("--range", choices=RANGES, help="black and white of float images: -1 to 1, 0 to 1, 0 to 255")
     p.add_argument(
         "--fid-dialects",
         action="store_true",
         help="also the FID as clean-fid, torch-fidelity and torchmetrics compute it",
     )
     p.add_argument(
-        "--network", default="inception-tf", help="Inception of the dialects; inception-random needs no download"
+        "--dialect-network",
+        default="inception-tf",
+        help="Inception of the dialects; inception-random needs no download",
     )
-    p.add_argument("--limit", type=positive, help="images of each side for the dialects")
+    p.add_argument("--dialect-images", type=positive, help="images of each side for the dialects")
     p.add_argument("--name", help="what to call the samples (default: the file's name)")
     p.add_argument("--out", type=Path, help="folder to save the results in")
     p = add("validate-metrics", cmd_validate, "run every metric on cases whose answer is known")

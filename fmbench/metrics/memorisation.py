@@ -152,7 +152,9 @@ def measure_ct(context: SampleContext) -> Estimate:
 def measure_copies(context: SampleContext) -> Estimate:
     """Share of samples that are near copies of a training sample."""
     if context.heldout is None:
-        return Estimate.missing("copies are of a finite data set, and the target is sampled without end")
+        return Estimate.missing(
+            "copies are of a training set, and there is none: it takes a finite data set with held-out samples"
+        )
     return proportion_estimate(
         copied(context.samples[:QUADRATIC], context.reference), reference_sha256=context.reference_sha256
     )

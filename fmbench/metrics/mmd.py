@@ -177,8 +177,16 @@ def median_bandwidth(x: np.ndarray, y: np.ndarray | None = None, most: int = 100
     first, second = checked_samples(x, y, least=2)
     sides = (first,) if y is None else (first, second)
     pooled = np.concatenate([a[np.linspace(0, len(a) - 1, min(most, len(a))).astype(int)] for a in sides])
+    pooled = pooled - pooled.mean(axis=0)
     upper = np.triu_indices(len(pooled), k=1)
     return float(np.sqrt(np.median(squared_distances(pooled, pooled)[upper])))
+
+
+def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets without the mean of ``y``: a Gaussian kernel does not see it, and far from 0 distances would lose their digits."""
+    x, y = checked_samples(x, y, least=2)
+    offset = y.mean(axis=0)
+    return x - offset, y - offset
 
 
 def gaussian_mmd_squared(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None, block: int = BLOCK) -> float:
@@ -187,7 +195,7 @@ def gaussian_mmd_squared(x: np.ndarray, y: np.ndarray, bandwidth: float | None =
 
     Raises ValueError in one line like :func:`mmd_squared` and for a bandwidth that is not positive.
     """
-    x, y = checked_samples(x, y, least=2)
+    x, y = _centred(x, y)
     return mmd_squared(x, y, gaussian_kernel(median_bandwidth(y) if bandwidth is None else bandwidth), block)
 
 
@@ -196,9 +204,9 @@ def measure(context: SampleContext) -> Estimate:
     alone. Interval as in :func:`mmd_estimate`; the bandwidth is held fixed in it.
     """
     if context.extract is None or context.reference_features is None:
-        x, y = checked_samples(context.samples, context.reference, least=2)
+        x, y = _centred(context.samples, context.reference)
     else:
-        x, y = checked_samples(context.features, context.reference_features, least=2)
+        x, y = _centred(context.features, context.reference_features)
     bandwidth = median_bandwidth(y)
     details = {**context.details, "bandwidth": bandwidth}
     fresh = context.fresh_reference and context.only_seed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,9 +91,10 @@ def _measure(context: SampleContext, quantity: str) -> Estimate:
         return Estimate.missing("the target is no Gaussian mixture with separate components")
     frame = None if target.frame is None else target.frame.numpy()
     known = (target.means.numpy(), target.stds.numpy(), target.weights.numpy(), frame)
-    return jackknife_estimate(
-        lambda rows: getattr(modes(context.samples[rows], *known), quantity), len(context.samples)
-    )
+    share = lambda rows: getattr(modes(context.samples[rows], *known), quantity)  # noqa: E731
+    estimate = jackknife_estimate(share, len(context.samples))
+    # Both are shares, which an interval must not leave.
+    return replace(estimate, ci=estimate.ci and (max(0.0, estimate.ci[0]), min(1.0, estimate.ci[1])))
 
 
 def measure_coverage(context: SampleContext) -> Estimate:

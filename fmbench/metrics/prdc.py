@@ -86,6 +86,8 @@ def prdc(generated: np.ndarray, real: np.ndarray, k: int = 5, closed: bool = Fal
     Raises ValueError in one line for wrong shapes, values that are not finite, or k outside [1, min(n, m)).
     """
     generated, real = checked_samples(generated, real, least=2)
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
     if not 1 <= k < min(len(generated), len(real)):
         least = min(len(generated), len(real))
         raise ValueError(

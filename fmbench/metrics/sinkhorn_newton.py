@@ -142,7 +142,7 @@ def sinkhorn_newton(
         taken += 1
         if density is None and (point is None or point.error > SLOW * before.error):
             point, kept = point or before, min(1.0, DENSER * kept)
-    if point is None or point.error > tolerance:
+    if point is None or not point.error <= tolerance:
         reached = "none" if point is None else f"{point.error:.2g}"
         raise RuntimeError(
             f"Sinkhorn-Newton-Sparse reached a marginal error of {reached}, not {tolerance:g}, in {taken} steps at "

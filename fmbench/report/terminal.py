@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmbench.report.build import tables_of
@@ -82,10 +83,14 @@ def print_results(
     console: Console | None = None,
     rank_steps: int | None = None,
     primary: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> None:
-    """Print one table per benchmark and task, ranked by its protocol unless ``rank_steps`` or ``primary`` is given."""
+    """Print one table per benchmark and task, ranked by its protocol unless ``rank_steps`` or ``primary`` is given.
+
+    Protocols of one's own are looked up in ``folder/protocols``.
+    """
     from rich.console import Console
 
     console = console or Console()
-    for table in tables_of(results, rank_steps=rank_steps, primary=primary).values():
+    for table in tables_of(results, folder, rank_steps=rank_steps, primary=primary).values():
         _print_table(table, console)
