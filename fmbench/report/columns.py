@@ -134,7 +134,8 @@ def _flow_column(metric: str) -> Column:
 
 
 def _flow_metrics(results: Sequence[Result]) -> list[str]:
-    found = {name for result in results for name in result.flow}
+    """Those with at least one number."""
+    found = {name for result in results for name, estimate in result.flow.items() if estimate.value is not None}
     known = [name for name in METRICS if name in found and METRICS[name].column]
     return known + sorted(found - set(METRICS))
 
