@@ -184,6 +184,8 @@ def sinkhorn(
     Raises ValueError for an unusable problem, RuntimeError when the tolerance is not reached.
     """
     p = problem(cost, epsilon, a, b)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     f, g = warm_start(p)
     done, error = 0, np.inf
     while done < iterations:

@@ -177,6 +177,10 @@ def fid_infinity(
     Raises ValueError in one line for fewer than two points or sizes outside [2, n).
     """
     features, _ = checked_samples(features, least=3)
+    if features.shape[1] != len(reference.sum):
+        raise ValueError(
+            f"features have {features.shape[1]} dimensions and the reference {len(reference.sum)}; use one extractor"
+        )
     n = len(features)
     smallest = max(n // 10, 2) if smallest is None else smallest
     if points < 2:

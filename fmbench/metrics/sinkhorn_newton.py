@@ -130,6 +130,8 @@ def sinkhorn_newton(
     p = problem(cost, epsilon, a, b)
     if density is not None and not 0.0 < density <= 1.0:
         raise ValueError(f"density must be in (0, 1], got {density}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     f, g = warm_start(p)
     for _ in range(sweeps):
         f, g, _ = sweep(p, f, g)

@@ -210,3 +210,9 @@ def test_collapsed_samples_have_no_covariance_and_a_closed_form_distance():
     assert not collapsed.cov.any()
     expected = np.sum((point - real.mean(0)) ** 2) + np.trace(np.cov(real.T))
     assert between(collapsed - Moments.of(np.tile(point, (500, 1))), reference) == pytest.approx(expected, rel=1e-9)
+
+
+def test_extrapolation_of_features_of_another_width_is_refused():
+    features = np.random.default_rng(0).normal(size=(50, 3))
+    with pytest.raises(ValueError, match="features have 3 dimensions and the reference 2"):
+        fid_infinity(features, Moments.of(features[:, :2]))

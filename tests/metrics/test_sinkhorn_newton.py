@@ -91,3 +91,10 @@ def test_overflowing_potentials_are_refused() -> None:
 def test_density_out_of_range_is_named() -> None:
     with pytest.raises(ValueError, match=r"\(0, 1\], got 1.5"):
         sinkhorn_newton(np.ones((2, 2)), 1.0, density=1.5)
+
+
+@pytest.mark.parametrize("solve", [sinkhorn, sinkhorn_newton])
+@pytest.mark.parametrize("tolerance", [0.0, float("nan")])
+def test_a_tolerance_nobody_can_reach_is_refused(solve, tolerance):
+    with pytest.raises(ValueError, match="tolerance must be positive"):
+        solve(np.eye(3), 1.0, tolerance=tolerance)
