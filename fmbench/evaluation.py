@@ -83,6 +83,16 @@ class Options:
         return self.limit is None and self.seed_set == 0 and self.acceleration == Acceleration()
 
 
+def unfit(model: Model, sampler: Sampler) -> str | None:
+    """Why a sampler does not apply to a model; None when it does."""
+    allowed = model.method.steps_allowed
+    if allowed and (sampler.steps not in allowed or sampler.solver != "euler"):
+        return f"this model samples with euler and {', '.join(map(str, allowed))} step only"
+    if sampler.guidance != 1 and not model.conditional:
+        return "guidance needs a class-conditional entry"
+    return None
+
+
 @contextmanager
 def accelerated(method: Method, acceleration: Acceleration) -> Iterator[None]:
     """The method's network accelerated inside, plain afterwards: reference solves and Jacobians stay in full precision."""
@@ -160,12 +170,8 @@ class Evaluation:
         """One sampler: samples of every seed, metrics, latency. A model that fails or gives NaN yields a failed row, never an exception."""
         assert self.model is not None
         empty = Row(sampler.solver, sampler.steps, sampler.guidance, {}, {})
-        allowed = self.model.method.steps_allowed
-        if allowed and (sampler.steps not in allowed or sampler.solver != "euler"):
-            reason = f"this model samples with euler and {', '.join(map(str, allowed))} step only"
+        if (reason := unfit(self.model, sampler)) is not None:
             return dataclasses.replace(empty, metrics=self.scorer.missing(reason))
-        if sampler.guidance != 1 and not self.model.conditional:
-            return dataclasses.replace(empty, metrics=self.scorer.missing("guidance needs a class-conditional entry"))
         contexts, total, counts = [], [], {"network": 0, "guidance": 0}
         for seed in self.options.seeds(self.spec):
             try:
@@ -217,10 +223,11 @@ class Evaluation:
 
     def cost(self) -> dict[str, Any]:
         """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails."""
-        allowed = self.model.method.steps_allowed if self.model else ()
-        fitting = [s for s in self.spec.samplers if not allowed or (s.steps in allowed and s.solver == "euler")]
-        if self.model is None or not fitting:
+        if self.model is None:
             return {}
+        fitting = [sampler for sampler in self.spec.samplers if unfit(self.model, sampler) is None]
+        if not fitting:
+            return {"parameters": self.model.parameters, "reason": "no sampler of the protocol fits the model"}
         try:
             return model_cost(self.model, fitting[0], self.spec.latency["batches"][-1])
         except (ValueError, RuntimeError, ArithmeticError) as error:

@@ -15,9 +15,8 @@ from fmbench.metrics.info import METRICS as INFO
 from fmbench.metrics.probe import Probe
 from fmbench.model import Model, device_of
 from fmbench.noise import draw
-from fmbench.registry import METRICS
 from fmbench.result import Estimate
-from fmbench.scoring import one_line
+from fmbench.scoring import attempt, one_line
 from fmbench.shapes import Labels, Points
 from fmbench.tasks.mixture import MixtureVelocity
 
@@ -117,6 +116,8 @@ class FlowScorer:
     def score(self) -> dict[str, Estimate]:
         """Every flow metric; one that does not apply or fails is null with the reason, and a failed solve fails them all."""
         names = [name for name in self.metrics if INFO[name].scope == "flow"]
+        if self.model is None:
+            return {name: Estimate.missing("real samples are not transported from anywhere") for name in names}
         try:
             solve, probe = self.solve, self.probe
             cost = self._cost() if solve is None else None
@@ -124,14 +125,6 @@ class FlowScorer:
             reason = f"the reference solve failed: {one_line(error)}"
             return {name: Estimate.missing(reason) for name in names}
         costs = solve.cost if solve is not None else None if cost is None else cost.numpy()
-        task = self.model.task if self.model else None
-        context = FlowContext(solve, costs, task.w2_squared if task else None, probe)
-        return {name: self._measure(name, context) for name in names}
-
-    def _measure(self, name: str, context: FlowContext) -> Estimate:
-        if self.model is not None and self.model.task.kind not in INFO[name].kinds:
-            return Estimate.missing(f"defined for {' and '.join(INFO[name].kinds)} tasks only")
-        try:
-            return METRICS.resolve(name)(context)
-        except (ValueError, RuntimeError, ArithmeticError) as error:
-            return Estimate.missing(f"could not be computed: {one_line(error)}")
+        task = self.model.task
+        context = FlowContext(solve, costs, task.w2_squared, probe)
+        return {name: attempt(name, task.kind, [context]) for name in names}

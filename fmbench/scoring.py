@@ -32,6 +32,17 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
+def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
+    """A registered metric over the contexts of all seeds; null with the reason where it does not apply to the kind of task or fails."""
+    if kind not in INFO[name].kinds:
+        return Estimate.missing(f"defined for {' and '.join(INFO[name].kinds)} tasks only")
+    measure = METRICS.resolve(name)
+    try:
+        return over_seeds([measure(context) for context in contexts])
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return Estimate.missing(f"could not be computed: {one_line(error)}")
+
+
 @dataclass
 class Reference:
     """Real samples that generated ones are compared with; each part is read or computed when the first metric asks.
@@ -150,17 +161,9 @@ class Scorer:
         """Every sample metric, over seeds; one that does not apply or fails is null with the reason."""
         estimates = {}
         for name in self.metrics:
-            info = INFO[name]
-            if info.scope != "samples":
-                continue
-            if self.task.kind not in info.kinds:
-                estimates[name] = Estimate.missing(f"defined for {' and '.join(info.kinds)} tasks only")
-                continue
-            measure = METRICS.resolve(name)
-            try:
-                estimates[name] = over_seeds([measure(c) for c in (contexts[:1] if info.first_seed else contexts)])
-            except (ValueError, RuntimeError) as error:
-                estimates[name] = Estimate.missing(f"could not be computed: {one_line(error)}")
+            if INFO[name].scope == "samples":
+                chosen = contexts[:1] if INFO[name].first_seed else contexts
+                estimates[name] = attempt(name, self.task.kind, chosen)
         return estimates
 
     def missing(self, reason: str) -> Mapping[str, Estimate]:

@@ -61,6 +61,17 @@ def _print_scores(result: Result) -> None:
     print()
 
 
+def _compared(args: argparse.Namespace) -> dict[str, Any]:
+    """What is compared with what, as :func:`fmbench.rescoring.score` and ``dialects`` take it."""
+    return {
+        "task": args.task,
+        "reference": args.reference,
+        "key": args.key,
+        "value_range": args.range,
+        "reference_key": args.reference_key,
+    }
+
+
 def cmd_score(args: argparse.Namespace) -> int:
     """Score samples that exist already."""
     from fmbench.files import check_writable
@@ -72,14 +83,10 @@ def cmd_score(args: argparse.Namespace) -> int:
         check_writable(args.out)
     results = score(
         args.samples,
-        task=args.task,
-        reference=args.reference,
+        **_compared(args),
         metrics=args.metric,
         benchmark=args.benchmark,
         extractor=args.extractor,
-        key=args.key,
-        value_range=args.range,
-        reference_key=args.reference_key,
         name=args.name,
     )
     spread_of = _dialects(args) if args.fid_dialects else []
@@ -105,11 +112,7 @@ def _dialects(args: argparse.Namespace) -> list[dict[str, Any]]:
         bar = progress.add_task("FID dialects", total=None)
         rows = dialects(
             args.samples,
-            task=args.task,
-            reference=args.reference,
-            key=args.key,
-            value_range=args.range,
-            reference_key=args.reference_key,
+            **_compared(args),
             network=args.dialect_network,
             limit=args.dialect_images,
             report=lambda name: progress.update(bar, description=name),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,8 +24,23 @@ QUADRATIC = 10_000
 T = TypeVar("T")
 
 
+class Shared:
+    """Something that several metrics look at, and what the first of them made of it."""
+
+    @cached_property
+    def made(self) -> dict[str, Any]:
+        """What :meth:`once` keeps."""
+        return {}
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """``make()`` for the first metric that asks for ``key``, the same again for the others."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+
 @dataclass
-class SampleContext:
+class SampleContext(Shared):
     """Samples of one sampler and one evaluation seed, beside what they are compared with.
 
     Attributes:
@@ -44,7 +59,6 @@ class SampleContext:
         heldout: (k, d) real samples kept from training, for finite data sets.
         mixture: the target as a Gaussian mixture where it is one.
         classify: class logits of flattened samples, (n, d) -> (n, c) or None where the extractor is no classifier.
-        made: what :meth:`once` keeps.
     """
 
     kind: str
@@ -61,7 +75,6 @@ class SampleContext:
     heldout: np.ndarray | None = None
     mixture: GaussianMixture | None = None
     classify: Callable[[np.ndarray], np.ndarray | None] | None = None
-    made: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def reference(self) -> np.ndarray:
@@ -83,12 +96,6 @@ class SampleContext:
         if self.extract is None or self.reference_features is None:
             return self.samples[:QUADRATIC], self.reference[:QUADRATIC]
         return self.features[:QUADRATIC], self.reference_features[:QUADRATIC]
-
-    def once(self, key: str, make: Callable[[], T]) -> T:
-        """What several metrics share, made by the first that asks."""
-        if key not in self.made:
-            self.made[key] = make()
-        return self.made[key]
 
     @property
     def details(self) -> dict[str, Any]:

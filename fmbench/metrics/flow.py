@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import mean_estimate
+from fmbench.metrics.base import Shared, mean_estimate
 from fmbench.metrics.probe import Probe
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
@@ -110,7 +110,7 @@ def concatenate(parts: list[Trajectories]) -> Trajectories:
 
 
 @dataclass
-class FlowContext:
+class FlowContext(Shared):
     """What a flow metric sees: the reference solve (None without a velocity field), the squared displacements, the task's W2^2.
 
     Attributes:

@@ -64,9 +64,10 @@ def _measure(context: FlowContext, estimate: Callable[[VelocityErrors], Estimate
     probe = context.probe
     if probe is None:
         return Estimate.missing(NO_FIELD)
-    if probe.oracle is None:
+    if (oracle := probe.oracle) is None:
         return Estimate.missing("the exact velocity is not known for this task")
-    return estimate(velocity_errors(probe.velocity, probe.oracle, probe.x0, probe.steps))
+    errors = context.once("velocity", lambda: velocity_errors(probe.velocity, oracle, probe.x0, probe.steps))
+    return estimate(errors)
 
 
 def measure(context: FlowContext) -> Estimate:

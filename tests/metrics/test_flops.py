@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 from fmbench.metrics.flops import flops_per_call, is_compiled
 from fmbench.nets.mlp import MLP
@@ -91,7 +91,7 @@ def test_only_the_network_counts():
 
 
 # Named like a harmless operator of ATen.
-@torch.library.custom_op("fmbench_test::stack", mutates_args=())
+@library.custom_op("fmbench_test::stack", mutates_args=())
 def mystery(x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(x.numpy() @ x.numpy().T)
 
