@@ -137,7 +137,12 @@ class Model:
 
 
 def build(recipe: Recipe, task: Task, kind: type[Method], where: str) -> Method:
-    """The untrained method of a recipe. Raises ValueError for unknown or ill-typed parameters."""
+    """The untrained method of a recipe.
+
+    Raises ValueError for unknown or ill-typed parameters, and for a source or labels that the task does not have.
+    """
+    if recipe.conditional and not task.num_classes:
+        raise ValueError(f"{where}: conditional = true, but {task.name} has no class labels; leave conditional out")
     if kind.gaussian_source_only and not task.gaussian_source:
         raise ValueError(f"{recipe.method['name']} needs a Gaussian source, and the source of {task.name} is not")
     parameters = {k: v for k, v in recipe.method.items() if k != "name"}

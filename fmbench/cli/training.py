@@ -18,6 +18,8 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     settings = dict(args.set or [])
     if args.teacher:
         settings["teacher"] = args.teacher
+    if args.conditional:
+        settings["conditional"] = True
     if args.precision:
         settings["train.precision"] = {"bf16": "bfloat16"}.get(args.precision, args.precision)
     if args.entry and (args.method or args.task):
@@ -28,7 +30,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     elif args.method and args.task:
         name = args.method.rpartition(":")[2] if ".py:" in args.method else args.method
         chosen = recipe.closed(TASKS.resolve(args.task)(), args.method)
-        out = catalogue.LOCAL_ENTRIES / args.task / catalogue.kebab(name)
+        out = catalogue.LOCAL_ENTRIES / args.task / (catalogue.kebab(name) + "-cond" * args.conditional)
     else:
         raise UsageError("give an entry folder (fmbench train zoo/digits/ot-cfm), or --method and --task")
     return (recipe.override(chosen, settings) if settings else chosen), args.out or out
@@ -114,6 +116,9 @@ def add(add: Add) -> None:
     p.add_argument("--method", help="a method name or file.py:Class, with the closed recipe of --task")
     p.add_argument("--task")
     p.add_argument("--teacher", help="task/entry of the teacher for reflow and distillation")
+    p.add_argument(
+        "--conditional", action="store_true", help="tell the network the class labels, for a task that has them"
+    )
     p.add_argument(
         "--set", action="append", type=setting, metavar="KEY=VALUE", help="change a recipe key, e.g. train.steps=500"
     )

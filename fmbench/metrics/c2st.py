@@ -19,6 +19,8 @@ from fmbench.result import Estimate
 MOST = 2000
 """Samples of each side that ``measure`` uses."""
 FOLDS = 5
+LEAST = 12
+"""Fewest samples a side: with fewer the tenth of a training fold that early stopping looks at may hold one class only."""
 
 
 def mlp_classifier(dim: int, seed: int) -> Any:
@@ -57,11 +59,12 @@ def held_out_correct(
         folds: number of cross-validation folds, at least 2.
         classifier: (dim, seed) -> unfitted scikit-learn classifier.
 
-    Raises ValueError in one line for wrong shapes, values that are not finite, or folds outside [2, min(n, m)].
+    Raises ValueError in one line for wrong shapes, values that are not finite, fewer than :data:`LEAST` samples on a side, or folds
+    outside [2, min(n, m)].
     """
     from sklearn.model_selection import cross_val_predict
 
-    x, y = checked_samples(x, y, least=2)
+    x, y = checked_samples(x, y, least=LEAST)
     n = min(len(x), len(y))
     if not 2 <= folds <= n:
         raise ValueError(f"folds must be between 2 and {n}, the number of samples on the smaller side, got {folds}")

@@ -8,6 +8,8 @@ samples of both sides the three coincide. clean-fid prints the value itself, pap
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fmbench.metrics.base import SampleContext, checked_samples
@@ -16,9 +18,11 @@ from fmbench.result import Estimate
 
 
 def polynomial_kernel(degree: int, gamma: float, coef0: float) -> Kernel:
-    """``k(x, y) = (gamma x.y + coef0)^degree``. Raises ValueError for a degree below 1."""
+    """``k(x, y) = (gamma x.y + coef0)^degree``. Raises ValueError for a degree below 1, or gamma or coef0 that is no kernel's."""
     if degree < 1:
         raise ValueError(f"degree must be a positive integer, got {degree}")
+    if not 0 < gamma < math.inf or not 0 <= coef0 < math.inf:
+        raise ValueError(f"gamma must be positive and coef0 0 or more, both finite, got {gamma} and {coef0}")
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         base = x @ y.T
@@ -45,7 +49,7 @@ def kernel_distance(
         block: rows and columns of the kernel matrix held at a time.
 
     Raises ValueError in one line for wrong shapes, too few samples, values that are not finite, degree or block below
-    1.
+    1, gamma that is not positive, coef0 that is negative.
     """
     x, y = checked_samples(x, y, least=2)
     return mmd_squared(x, y, polynomial_kernel(degree, 1 / x.shape[1] if gamma is None else gamma, coef0), block)

@@ -34,6 +34,16 @@ class Modes:
     high_quality: float
 
 
+def _orthogonal(frame: np.ndarray, dim: int) -> np.ndarray:
+    """The frame in float64. Raises ValueError unless its columns are orthonormal to what float32 rounds off."""
+    frame = np.asarray(frame, dtype=np.float64)
+    if frame.shape != (dim, dim):
+        raise ValueError(f"frame must be a {dim} x {dim} matrix, got shape {frame.shape}")
+    if not (error := np.abs(frame.T @ frame - np.eye(dim)).max()) < 1e-5:
+        raise ValueError(f"frame must be orthogonal, but Q^T Q differs from the identity by {error:.3g}")
+    return frame
+
+
 def modes(
     x: np.ndarray,
     means: np.ndarray,
@@ -60,7 +70,7 @@ def modes(
         share: least share of the expected number of samples, in (0, 1].
 
     Raises ValueError in one line for wrong shapes, values that are not finite, stds or weights that are not positive,
-    and level or share out of range.
+    a frame that is not orthogonal, and level or share out of range.
     """
     from scipy.special import softmax
     from scipy.stats import chi2
@@ -75,7 +85,7 @@ def modes(
     if not 0 < level < 1 or not 0 < share <= 1:
         raise ValueError(f"level must be in (0, 1) and share in (0, 1], got {level} and {share}")
     weight = weight / weight.sum()
-    y = x if frame is None else x @ np.asarray(frame, dtype=np.float64)
+    y = x if frame is None else x @ _orthogonal(frame, x.shape[1])
     squared = np.stack([(((y - m) / s) ** 2).sum(axis=1) for m, s in zip(means, scale, strict=True)], axis=1)
     posterior = softmax(np.log(weight) - np.log(scale).sum(axis=1) - squared / 2, axis=1)
     component = posterior.argmax(axis=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fmbench.metrics.info import METRICS, MetricInfo
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
 from fmbench.report.judging import Judged, metric_info
-from fmbench.report.ranking import DIVISIONS, Standing, standing
+from fmbench.report.ranking import CONDITIONAL, DIVISIONS, Standing, standing
 from fmbench.report.samplers import Sampler, row_for, sampler_label, sampler_of
 from fmbench.result import Estimate, Result, Row
 
@@ -64,7 +64,8 @@ def _rank(judged: Judged) -> Cell:
 def _division(judged: Judged) -> Cell:
     if judged.group == "anchor":
         return Cell(MISSING, note="an anchor has no division")
-    return text_cell(judged.result.model.get("division", ""))
+    labels = CONDITIONAL if judged.result.model.get("conditional") else ""
+    return text_cell(judged.result.model.get("division", "") + labels)
 
 
 def _nfe(row: Row | None) -> Cell:
@@ -153,7 +154,10 @@ def columns_of(
 ) -> list[Column]:
     """All columns of a table, those of the primary metric before those of the other metrics by sampler."""
     judged_nfe = "Measured network evaluations per sample, guidance included, in the row that is ranked."
-    division = "closed: the task's fixed network, data and training budget; open: anything."
+    division = (
+        "closed: the task's fixed network, data and training budget; open: anything; "
+        "conditional: told the class of every sample."
+    )
 
     def model(key: str) -> Callable[[Judged], Cell]:
         return lambda j: text_cell(j.result.model.get(key, ""))

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from fmbench.metrics.info import METRICS, MetricInfo
 from fmbench.report.cells import clean
-from fmbench.report.ranking import DIVISIONS, Standing, anchor, rank_row, shared_ranks, standing, unranked_reason
+from fmbench.report.ranking import (
+    DIVISIONS,
+    Standing,
+    anchor,
+    division_of,
+    rank_row,
+    shared_ranks,
+    standing,
+    unranked_reason,
+)
 from fmbench.report.samplers import NO_SOLVER
 from fmbench.result import Result, Row
 
@@ -63,7 +72,7 @@ def _place(result: Result, primary: str, budget: int) -> Judged:
     estimate = row.metrics.get(primary)
     if estimate is None or estimate.value is None:
         return Judged(result, "unranked", row, f"{primary}: {(estimate and estimate.reason) or 'not recorded'}")
-    return Judged(result, result.model["division"], row, "", estimate.value, standing(estimate))
+    return Judged(result, division_of(result), row, "", estimate.value, standing(estimate))
 
 
 def judge(results: Sequence[Result], primary: str, budget: int) -> list[Judged]:

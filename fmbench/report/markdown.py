@@ -25,7 +25,8 @@ number as CSV.
   unranked.
 - **–**: no number; the reasons stand below each table. **NFE** is counted around the network's forward call, never
   declared.
-- **closed**: the task's fixed network, data and training budget; **open**: anything. They are ranked apart.
+- **closed**: the task's fixed network, data and training budget; **open**: anything; **conditional**: told the class of every sample.
+  They are ranked apart.
 - **status**: claimed, rescored (from samples), rerun (from weights), replicated (retrained).
 - Latency compares only within one device; results of different protocol hashes never share a table.
 """

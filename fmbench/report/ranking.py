@@ -14,7 +14,11 @@ from fmbench.result import Estimate, Result, Row
 from fmbench.student import t95
 
 ANCHORS = ("data", "oracle")
-DIVISIONS = ("closed", "open")
+DECLARED = ("closed", "open")
+"""What a recipe can say."""
+CONDITIONAL = " conditional"
+DIVISIONS = tuple(name + labels for labels in ("", CONDITIONAL) for name in DECLARED)
+"""What is ranked apart: an entry that is told the class of every sample never competes with one that is not."""
 PRIMARY = {"vector": "wasserstein2", "image": "frechet_distance"}
 STEPS = 8
 
@@ -61,11 +65,16 @@ def unranked_reason(result: Result) -> str | None:
     """Why a result takes no part in the ranking whatever its numbers are; None when it does."""
     if not result.ranked:
         return "marked as not ranked by the run that made it (a --limit run, or an entry that is not to be ranked)"
-    if result.model.get("division") not in DIVISIONS:
+    if result.model.get("division") not in DECLARED:
         return f"division {result.model.get('division')!r} is not ranked"
     if result.status == "claimed":
         return "claimed by its authors, not rescored yet"
     return None
+
+
+def division_of(result: Result) -> str:
+    """The one of :data:`DIVISIONS` that a ranked result stands in."""
+    return result.model["division"] + (CONDITIONAL if result.model.get("conditional") else "")
 
 
 def applies(row: Row) -> bool:

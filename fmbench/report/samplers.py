@@ -31,13 +31,13 @@ def samplers_of(results: Sequence[Result]) -> list[Sampler]:
 
 
 def sampler_label(sampler: Sampler, among: Sequence[Sampler]) -> str:
-    """``8`` (``heun 8`` beside other fixed-step solvers) or ``dopri5``, with the guidance where it varies."""
+    """``8`` (``heun 8`` beside other fixed-step solvers) or ``dopri5``, followed by ``g2`` for a guidance of 2."""
     several = len({s.solver for s in among if s.steps is not None}) > 1
     if sampler.steps is None:
         label = sampler.solver
     else:
         label = f"{sampler.solver} {sampler.steps}" if several else str(sampler.steps)
-    return f"{label} g{sampler.guidance:g}" if len({s.guidance for s in among}) > 1 else label
+    return label if sampler.guidance == 1 else f"{label} g{sampler.guidance:g}"
 
 
 def row_for(result: Result, sampler: Sampler) -> Row | None:

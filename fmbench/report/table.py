@@ -47,7 +47,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class TableRow:
-    """One entry: its group (anchor, closed, open, unranked), its rank if any, its cells in the order of the columns."""
+    """One entry: its group (see :data:`fmbench.report.judging.GROUPS`), its rank if any, its cells in the order of the columns."""
 
     entry: str
     group: str
@@ -120,7 +120,7 @@ def curves_of(result: Result, samplers: Sequence[Sampler], metrics: Sequence[str
                 continue
             low, high = estimate.ci or (estimate.value, estimate.value)
             label = row.solver if row.solver == NO_SOLVER else sampler_label(sampler_of(row), samplers)
-            line = f"{row.solver} g{row.guidance:g}"
+            line = row.solver if row.guidance == 1 else f"{row.solver} g{row.guidance:g}"
             points.append(Point(clean(label), clean(line), row.total_nfe, estimate.value, low, high, estimate.n))
         if points:
             curves[metric] = tuple(sorted(points, key=lambda p: (p.line, p.nfe)))

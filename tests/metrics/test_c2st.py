@@ -61,5 +61,14 @@ def test_measure_is_the_mean_with_its_interval() -> None:
 
 
 def test_refuses_more_folds_than_samples() -> None:
-    with pytest.raises(ValueError, match="folds must be between 2 and 3, the number of samples"):
-        c2st(np.zeros((3, 1)), np.ones((9, 1)), folds=4)
+    with pytest.raises(ValueError, match="folds must be between 2 and 12, the number of samples"):
+        c2st(np.zeros((12, 1)), np.ones((19, 1)), folds=13)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 12])
+def test_the_fewest_samples_are_said_and_are_enough(folds: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 2)), rng.normal(size=(12, 2))
+    assert 0 <= c2st(x, y, folds=folds) <= 1
+    with pytest.raises(ValueError, match="y needs at least 12 samples, got 11"):
+        c2st(x, y[:11], folds=folds)

@@ -65,6 +65,8 @@ def test_measure_is_the_brute_force_jackknife() -> None:
     ("arguments", "message"),
     [
         ({"degree": 0}, "degree must be a positive integer, got 0"),
+        ({"gamma": float("nan")}, "gamma must be positive and coef0 0 or more, both finite, got nan and 1.0"),
+        ({"coef0": -1.0}, "coef0 0 or more"),
         ({"block": 0}, "block must be at least 1, got 0"),
         ({"x": np.zeros((1, 10))}, "x needs at least 2 samples, got 1"),
         ({"y": np.zeros((5, 9))}, "same dimension, got 10 and 9"),

@@ -84,6 +84,11 @@ def test_agrees_with_the_mixture_task_in_a_rotated_frame(dim: int) -> None:
         ({"stds": 0.0}, "stds must be positive, got 0.0"),
         ({"weights": np.array([0.5, 0.5])}, "weights must be 3 positive numbers"),
         ({"weights": np.array([0.5, 0.5, 0.0])}, "weights must be 3 positive numbers"),
+        (
+            {"frame": np.array([[1.0, 0.1], [0.0, 1.0]])},
+            "frame must be orthogonal, but Q.T Q differs from the identity by 0.1",
+        ),
+        ({"frame": np.eye(3)}, "frame must be a 2 x 2 matrix"),
         ({"level": 1.0}, "level must be in"),
         ({"share": 0.0}, "share in"),
         ({"means": np.zeros((3, 5))}, "same dimension, got 2 and 5"),

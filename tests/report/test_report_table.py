@@ -147,14 +147,33 @@ def test_several_solvers_and_guidances_have_their_own_columns():
     number = {"wasserstein2": estimate(1.0, 0.1)}
     rows = (row(8, number), row(8, number, "heun", 16), row(8, number, guidance=2.0))
     titles = [c.title for c in only([result("a", rows)]).columns if c.metric]
-    assert titles == ["W2 @euler 8 g1", "W2 @euler 8 g2", "W2 @heun 8 g1"]
+    assert titles == ["W2 @euler 8", "W2 @euler 8 g2", "W2 @heun 8"]
+
+
+def test_an_entry_that_is_told_the_classes_competes_only_with_its_like():
+    told = {"conditional": True}
+    results = [
+        simple("plain", 2.0, 0.1),
+        simple("told", 1.0, 0.1, model=told),
+        simple("told-worse", 3.0, 0.1, model=told),
+        simple("told-open", 0.5, 0.1, model={**told, "division": "open"}),
+    ]
+    table = only(results)
+    assert [(r.entry, r.group, r.rank) for r in table.rows] == [
+        ("plain", "closed", 1),
+        ("told", "closed conditional", 1),
+        ("told-worse", "closed conditional", 2),
+        ("told-open", "open conditional", 1),
+    ]
+    assert [cell(table, e, "rank").text for e in ("plain", "told-worse")] == ["1", "2 (closed conditional)"]
+    assert cell(table, "told", "division").text == "closed conditional"
 
 
 def test_points_of_the_plot_are_the_measured_evaluations():
     table = only(table_of_results())
     curves = {r.entry: r.curves["wasserstein2"] for r in table.rows}
-    assert [p.nfe for p in curves["cfm"] if p.line == "euler g1"] == [1, 2, 4, 8, 16, 32, 100]
-    assert [p.sampler for p in curves["cfm"] if p.line == "dopri5 g1"] == ["dopri5"]
+    assert [p.nfe for p in curves["cfm"] if p.line == "euler"] == [1, 2, 4, 8, 16, 32, 100]
+    assert [p.sampler for p in curves["cfm"] if p.line == "dopri5"] == ["dopri5"]
     assert [p.nfe for p in curves["data"]] == [0]
     assert [p.nfe for p in curves["distilled"]] == [1]
     assert 8 not in [p.nfe for p in curves["w-cfm"]]
