@@ -233,6 +233,30 @@ class Evaluation:
         except (ValueError, RuntimeError, ArithmeticError) as error:
             return {"parameters": self.model.parameters, "reason": one_line(error)}
 
+    def conditions(self) -> dict[str, Any]:
+        """Where and how this runs."""
+        return {
+            **environment.describe(device_of(self.model.method) if self.model else torch.device("cpu")),
+            "acceleration": dataclasses.asdict(self.options.acceleration),
+        }
+
+    def benchmark(self) -> dict[str, Any]:
+        """What a result says about the protocol."""
+        return {"name": self.spec.name, "version": self.spec.version, "sha256": self.spec.sha256}
+
+    def measure_flow_again(self, found: Result) -> Result:
+        """A result of an earlier version that this protocol keeps: its rows as they are, its flow measured now."""
+        began = time.monotonic()
+        self.report(self.name, 0, 1)
+        return dataclasses.replace(
+            found,
+            benchmark=self.benchmark(),
+            flow=self.flow_scorer().score(),
+            environment={**found.environment, "flow": self.conditions()},
+            seconds=round(found.seconds + time.monotonic() - began, 3),
+            created=now(),
+        )
+
     def run(self) -> Result:
         """The whole evaluation."""
         began = time.monotonic()
@@ -250,7 +274,7 @@ class Evaluation:
                     rows.append(self.row(sampler, flows.endpoints()))
             rows = tuple(rows)
         return Result(
-            benchmark={"name": self.spec.name, "version": self.spec.version, "sha256": self.spec.sha256},
+            benchmark=self.benchmark(),
             task={"name": self.task.name, "version": self.task.version, "kind": self.task.kind},
             model=describe(self.model, self.name),
             rows=rows,
@@ -259,14 +283,16 @@ class Evaluation:
             ranked=self.options.ranked,
             seeds=self.options.seeds(self.spec),
             samples_per_seed=self.options.samples(self.spec),
-            environment={
-                **environment.describe(device_of(self.model.method) if self.model else torch.device("cpu")),
-                "acceleration": dataclasses.asdict(self.options.acceleration),
-            },
+            environment=self.conditions(),
             peak_memory_bytes=process_peak(),
             seconds=round(time.monotonic() - began, 3),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=now(),
         )
+
+
+def now() -> str:
+    """The time, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def describe(model: Model | None, name: str) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Protocol:
         flow: ``samples`` and ``steps`` of the reference solve; ``probes`` points and ``probe_steps`` for metrics that look at the field itself.
         latency: ``batches``, sizes in rising order, and ``seconds`` for each, by sampler.
         rank: primary metric by task kind or task name, and ``steps``, the budget at which entries are ranked.
+        keeps: hashes of earlier versions that differ in nothing that concerns the rows of a result (samples, samplers, their metrics and
+            latencies): a result of theirs keeps its rows, and only its flow is measured again.
     """
 
     name: str
@@ -70,12 +72,13 @@ class Protocol:
     flow: Mapping[str, int]
     latency: Mapping[str, Any]
     rank: Mapping[str, Any]
+    keeps: tuple[str, ...] = ()
     sha256: str = field(default="", compare=False)
 
 
 _KEYS: dict[str, Any] = {
     "name": str, "version": int, "summary": str, "tasks": tuple[str, ...], "samples": int, "seeds": tuple[int, ...],
-    "samplers": list, "metrics": tuple[str, ...], "flow": dict, "latency": dict, "rank": dict,
+    "samplers": list, "metrics": tuple[str, ...], "flow": dict, "latency": dict, "rank": dict, "keeps": tuple[str, ...],
 }  # fmt: skip
 _TABLES = {
     "flow": {"samples": int, "steps": int, "probes": int, "probe_steps": int},
@@ -87,7 +90,7 @@ _SAMPLER_KEYS = {"solver": str, "steps": int, "guidance": float}
 def parse(content: Mapping[str, Any], where: str) -> Protocol:
     """Build a protocol from parsed TOML. Raises ValueError naming file, key and what is allowed; UnknownName for unknown names."""
     check_table(content, _KEYS, where)
-    if missing := [key for key in _KEYS if key not in content]:
+    if missing := [key for key in _KEYS if key not in content and key != "keeps"]:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
     ranked_by = {"vector": str, "image": str, "steps": int, **dict.fromkeys(content["tasks"], str)}
     for table, keys in {**_TABLES, "rank": ranked_by}.items():
@@ -107,7 +110,9 @@ def parse(content: Mapping[str, Any], where: str) -> Protocol:
         for name in names:
             if name not in known:
                 raise UnknownName(f"{where}: {nearest(kind, name, known)}")
-    fields: dict[str, Any] = {k: tuple(v) if k in ("tasks", "seeds", "metrics") else v for k, v in content.items()}
+    fields: dict[str, Any] = {
+        k: tuple(v) if k in ("tasks", "seeds", "metrics", "keeps") else v for k, v in content.items()
+    }
     fields["samplers"] = tuple(Sampler(**sampler) for sampler in content["samplers"])
     return Protocol(**fields, sha256=fingerprint(content))
 

@@ -142,6 +142,30 @@ def test_a_finished_result_is_made_again_under_another_acceleration(tiny, tmp_pa
     assert fast[1].environment["acceleration"]["dtype"] == "bfloat16"
 
 
+def test_a_version_that_keeps_the_rows_of_another_measures_the_flow_only(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    before = run(tiny, [ENTRY], out).results
+    text = tiny.read_text().replace("version = 1", "version = 2").replace("steps = 8", "steps = 16")
+    keeping = text.replace("flow =", f'keeps = ["{protocol.read(tiny).sha256}"]\nflow =')
+    tiny.write_text(keeping)
+    with monkeypatch.context() as m:
+        m.setattr("fmbench.evaluation.generate", lambda *_: pytest.fail("samples are drawn again"))
+        after = run(tiny, [ENTRY], out).results
+    assert [r.benchmark["version"] for r in after] == [2, 2]
+    for old, new in zip(before, after, strict=True):
+        assert new.rows == old.rows
+        assert new.environment["flow"]["torch"] == old.environment["torch"] == new.environment["torch"]
+        assert result.read(out / "results" / "tiny" / "gaussian-moons" / f"{new.entry}.json").benchmark == new.benchmark
+    assert after[1].flow["straightness"].details["steps"] == 16
+    assert after[1].flow["straightness"].value != before[1].flow["straightness"].value
+    # A version that claims so but samples differently is run whole.
+    claims = text.replace("flow =", f'keeps = ["{protocol.read(tiny).sha256}"]\nflow =').replace(
+        "version = 2", "version = 3"
+    )
+    tiny.write_text(claims.replace('"heun", steps = 3', '"heun", steps = 2'))
+    assert run(tiny, [ENTRY], out).results[1].rows[1].steps == 2
+
+
 def test_another_seed_set_draws_other_samples_and_is_not_ranked(tiny, tmp_path):
     spec, task, model = protocol.read(tiny), gaussian_moons(), fmbench.load(ENTRY)
     one = evaluate_one(spec, task, model, Options(), None)

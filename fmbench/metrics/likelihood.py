@@ -2,7 +2,7 @@
 
     log p1(x1) = log p0(x0) - int_0^1 div v(x_t, t) dt,   x_t the trajectory that ends in x1
 
-The trajectory is followed backward from t = 1 to t = 0 with RK4 on a uniform grid, and the integral is RK4's own quadrature of the
+The trajectory is followed backward from t = 1 to t = 0 with RK4 on a cosine grid, and the integral is RK4's own quadrature of the
 divergence along it. The divergence is the exact trace (D forward-mode passes) or Hutchinson's estimate with Rademacher probes that stay
 fixed along a trajectory (1810.01367); the second is unbiased for the log-likelihood, so its noise is covered by the interval over samples.
 """
@@ -22,7 +22,7 @@ from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence
 from fmbench.noise import generator as seeded
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Times, Velocity
-from fmbench.solvers.base import uniform_grid
+from fmbench.solvers.base import cosine_grid
 from fmbench.solvers.rk4 import RK4
 from fmbench.tasks.base import LogDensity, StandardNormal
 
@@ -69,7 +69,7 @@ def log_likelihood(
     Args:
         velocity: v(x, t), rows of a batch independent; evaluated in the dtype of ``x1``, while state and integral are float64.
         x1: (n, *shape) data points of any shape.
-        steps: RK4 steps on the uniform grid from t = 1 to t = 0.
+        steps: RK4 steps on :func:`~fmbench.solvers.base.cosine_grid` from t = 1 to t = 0.
         source_log_density: log p0, standard normal by default.
         trace: "exact" (cost grows with the dimension) or "hutchinson".
         probes: Rademacher probes per sample of the Hutchinson trace.
@@ -89,7 +89,7 @@ def log_likelihood(
         return torch.cat([v.flatten(1).double(), rate[:, None]], dim=1)
 
     start = torch.nn.functional.pad(x1.flatten(1).double(), (0, 1))
-    end = RK4().solve(augmented, start, uniform_grid(steps).flip(0))
+    end = RK4().solve(augmented, start, cosine_grid(steps).flip(0))
     # Backward in time the last component gathers -int_0^1 div v dt.
     values = source_log_density(end[:, :-1].reshape(x1.shape)).double() + end[:, -1]
     if bool(values.isnan().any()):

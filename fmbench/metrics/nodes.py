@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from fmbench.metrics.flow import simpson_weights
+from fmbench.metrics.flow import reference_grid
 from fmbench.shapes import Points, Velocity
-from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.rk4 import RK4
 
 
 @dataclass(frozen=True)
 class Node:
-    """One time of a trajectory: ``t``, its Simpson ``weight``, the states ``x`` and the velocities ``v = v(x, t)``, both (n, *shape)."""
+    """One time of a trajectory: ``t``, its quadrature ``weight``, the states ``x`` and the velocities ``v = v(x, t)``, both (n, *shape)."""
 
     t: float
     weight: float
@@ -33,12 +32,12 @@ def reference_nodes(velocity: Velocity, x0: Points, steps: int) -> Iterator[Node
 
     Raises ValueError for an odd number of steps.
     """
-    weights, grid = simpson_weights(steps).tolist(), uniform_grid(steps)
+    grid, weights = reference_grid(steps)
     x = x0
     for k in range(steps):
         seen: list[tuple[float, Points, Points]] = []
         after = RK4().solve(velocity, x, grid[k : k + 2], visit=lambda *state, seen=seen: seen.append(state))
-        yield Node(seen[0][0], weights[k], *seen[0][1:])
+        yield Node(seen[0][0], float(weights[k]), *seen[0][1:])
         x = after
     end = torch.ones(len(x), dtype=x.dtype, device=x.device)
-    yield Node(1.0, weights[-1], x, velocity(x, end))
+    yield Node(1.0, float(weights[-1]), x, velocity(x, end))

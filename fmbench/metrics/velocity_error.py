@@ -34,7 +34,7 @@ class VelocityErrors:
 
 @torch.no_grad()
 def velocity_errors(velocity: Velocity, oracle: Velocity, x0: Points, steps: int) -> VelocityErrors:
-    """Compare two fields at the nodes of the RK4 reference solve of ``oracle`` from ``x0`` (n, *shape), Simpson's rule over time.
+    """Compare two fields at the nodes of the RK4 reference solve of ``oracle`` from ``x0`` (n, *shape), its quadrature over time.
 
     Raises ValueError for an odd number of steps.
     """

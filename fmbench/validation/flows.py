@@ -23,7 +23,7 @@ from fmbench.validation.transport import monge_gap_of_maps
 STEPS = 64
 STDS = (0.5, 2.0)
 SOLVE = 1e-5
-"""Relative tolerance of integrals on the reference solve (RK4 and Simpson, 64 steps): both are of order 4."""
+"""Relative tolerance of integrals on the reference solve (RK4, 64 steps), whose error is that of RK4."""
 DIFFERENCES = 5e-3
 """Relative tolerance of curvature, whose acceleration comes from differences of order 2 between the nodes."""
 CURVED = "N(0, I) to N(0, s^2 I), independent pairs"

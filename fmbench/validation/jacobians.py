@@ -14,6 +14,7 @@ from fmbench.metrics.likelihood import bits_per_dimension, dequantise, log_likel
 from fmbench.metrics.lipschitz import local_lipschitz
 from fmbench.registry import SOLVERS, TASKS
 from fmbench.shapes import Points
+from fmbench.solvers.base import cosine_grid
 from fmbench.tasks.base import LogDensity, StandardNormal
 from fmbench.tasks.mixture import MixtureVelocity
 from fmbench.validation import flow_fields as fields
@@ -52,7 +53,7 @@ def _lipschitz() -> Iterator[Check]:
         yield exact(name, f"linear field, d = {d}", 2.0, got, note, 1e-6)
         generator, steps = torch.Generator().manual_seed(d), 16
         values = local_lipschitz(fields.gaussian_flow(0.5), fields.start(d)[:8], steps, generator, iterations=1)
-        nodes = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        nodes = cosine_grid(steps)
         truth, note = float(fields.gaussian_rate(0.5, nodes).abs().max()), "largest |sigma' / sigma| on the nodes"
         yield exact(name, f"curved flow, s = 0.5, d = {d}", truth, float(values.mean()), note)
     shear = torch.tensor([[0.0, 3.0], [0.0, 0.0]], dtype=torch.float64)

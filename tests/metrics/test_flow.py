@@ -9,12 +9,14 @@ from scipy.integrate import quad
 
 from fmbench.metrics.flow import (
     FlowContext,
+    clenshaw_curtis,
     concatenate,
     curvature,
+    kinetic_energy,
     normalized_path_energy,
     path_energy,
+    reference_grid,
     reference_solve,
-    simpson_weights,
     straightness,
     transport_cost,
 )
@@ -118,11 +120,46 @@ def test_what_cannot_be_measured_has_a_reason():
         assert estimate.reason
 
 
-def test_simpson_integrates_cubics_exactly_and_needs_an_even_number():
-    t = torch.linspace(0, 1, 7, dtype=torch.float64)
-    assert float((simpson_weights(6) * t**3).sum()) == pytest.approx(0.25, abs=1e-15)
-    with pytest.raises(ValueError, match="even"):
-        simpson_weights(5)
+@pytest.mark.parametrize("steps", [1, 2, 5, 16, 100])
+def test_the_grid_integrates_polynomials_of_its_degree_with_positive_weights(steps):
+    t, weights = clenshaw_curtis(steps)
+    assert (t[0], t[-1], len(t)) == (0, 1, steps + 1)
+    assert bool((t.diff() > 0).all()) and bool((weights > 0).all())
+    for degree in (0, 1, steps - 1, steps):
+        assert float((weights * t**degree).sum()) == pytest.approx(1 / (degree + 1), abs=1e-14)
+    assert clenshaw_curtis(2 * steps)[0][::2].tolist() == pytest.approx(t.tolist(), abs=1e-15)
+    with pytest.raises(ValueError, match="even number of steps, got 5"):
+        reference_grid(5)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("width", [0.05, 0.02, 0.01])
+def test_a_layer_at_either_end_is_seen(late, width):
+    """A velocity that lives within ``width`` of t = 0 or t = 1 only; 32 equal steps put a node or two into it."""
+
+    def layer(x, t):
+        return torch.ones_like(x) * torch.exp(-(1 - t if late else t) / width)[:, None]
+
+    solve = reference_solve(layer, torch.zeros(2, 1, dtype=torch.float64), 32)
+    mean, energy = width * (1 - math.exp(-1 / width)), width / 2 * (1 - math.exp(-2 / width))
+    np.testing.assert_allclose(solve.energy, energy, rtol=2e-3)
+    np.testing.assert_allclose(solve.straightness, energy - mean**2, rtol=2e-3)
+
+
+def test_intervals_cover_what_a_coarse_solve_gets_wrong():
+    """Trajectories that are all alike have no spread: what is left of the interval is the error of the solve."""
+
+    def bump(x, t):
+        return torch.ones_like(x) * torch.exp(-(((t - 0.5) / 0.05) ** 2))[:, None]
+
+    exact = quad(lambda t: math.exp(-2 * ((t - 0.5) / 0.05) ** 2), 0, 1, points=[0.5])[0]
+    mean = quad(lambda t: math.exp(-(((t - 0.5) / 0.05) ** 2)), 0, 1, points=[0.5])[0]
+    solve = reference_solve(bump, torch.zeros(3, 1, dtype=torch.float64), 16)
+    context = FlowContext(solve, solve.cost, None)
+    for metric, value in ((path_energy, exact), (kinetic_energy, exact / 2), (straightness, exact - mean**2)):
+        estimate = metric(context)
+        assert estimate.value != pytest.approx(value, rel=1e-2)
+        assert estimate.ci[0] <= value <= estimate.ci[1]
 
 
 def test_truncation_gap_of_euler_on_the_gaussian_flow():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fmbench.metrics.lipschitz import largest_singular_value, lipschitz, local_lipschitz
 from fmbench.noise import generator
+from fmbench.solvers.base import cosine_grid
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -47,7 +48,7 @@ def test_a_direction_that_takes_over_later_is_found() -> None:
 
 def test_gaussian_flow(gaussian_flow) -> None:
     # Slope (t s^2 - (1-t)) / ((1-t)^2 + t^2 s^2): largest in modulus inside (0, 1), the same for every trajectory.
-    t = np.linspace(0, 1, 41)
+    t = cosine_grid(40).numpy()
     truth = np.abs((t / 4 - (1 - t)) / ((1 - t) ** 2 + t**2 / 4)).max()
     estimate = lipschitz(gaussian_flow.velocity, normal(10, 1), 40, generator(7), iterations=2)
     assert estimate.value == pytest.approx(truth, rel=1e-9)
