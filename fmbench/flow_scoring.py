@@ -93,6 +93,7 @@ class FlowScorer:
             source_log_density=task.source_log_density(),
             oracle=MixtureVelocity(source, target).to(device) if source and target else None,
             levels=task.levels,
+            has_density=method.has_density,
         )
 
     def _real(self, n: int) -> tuple[Points, Labels | None]:

@@ -124,6 +124,13 @@ def test_images_have_bits_per_dimension():
     assert 1 / 3 < found["bits_per_dimension"].value < math.log2(17)
 
 
+def test_what_ends_in_training_images_has_no_likelihood():
+    bits = FlowScorer(fmbench.load("digits/oracle"), BITS, 0, FEW, 16, 16).score()["bits_per_dimension"]
+    assert bits.value is None
+    assert "no density" in bits.reason
+    assert FlowScorer(fmbench.load("gaussian-moons/oracle"), ["nll"], 0, FEW, 16, 16).score()["nll"].value is not None
+
+
 def test_labels_of_noise_and_of_data_reach_the_field(zoo):
     model = fmbench.load("digits/tiny-conditional")
     scorer = FlowScorer(model, BITS, 0, FEW, 16, 16)

@@ -164,9 +164,11 @@ class VelocityMethod(Method):
 
     Attributes:
         label_dropout: probability of training without the label; a method that never drops one cannot be guided.
+        has_density: whether its samples have a density; False for a flow that ends in finitely many points.
     """
 
     label_dropout: float = 0.0
+    has_density: bool = True
 
     def velocity(self, x: Points, t: Times, labels: Labels | None = None, guidance: float = 1.0) -> Points:
         """v(x, t), (batch, *shape); with ``guidance`` w != 1 it is ``v(x|none) + w (v(x|label) - v(x|none))`` (2207.12598)."""

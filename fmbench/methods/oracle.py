@@ -20,6 +20,10 @@ class Oracle(VelocityMethod):
     summary = "closed-form marginal velocity of the independent coupling"
     reference = "arXiv:2210.02747, theorem 1"
 
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.has_density = bool((net.stop_std > 0).all())  # type: ignore[operator]
+
     @classmethod
     def build_net(cls, task: Task, net: dict, conditional: bool) -> nn.Module:  # noqa: ARG003
         """The closed form as a module. Raises ValueError when the task has none."""

@@ -26,6 +26,8 @@ from fmbench.solvers.base import cosine_grid
 from fmbench.solvers.rk4 import RK4
 from fmbench.tasks.base import LogDensity, StandardNormal
 
+NO_DENSITY = "the flow ends in finitely many points, which have no density"
+
 TRACES = ("exact", "hutchinson")
 STREAM = 0xB175
 """Key of dequantisation noise and probes of :func:`measure_bits`."""
@@ -159,6 +161,8 @@ def measure_nll(context: FlowContext) -> Estimate:
     probe = context.probe
     if probe is None:
         return Estimate.missing(NO_FIELD)
+    if not probe.has_density:
+        return Estimate.missing(NO_DENSITY)
     if probe.source_log_density is None:
         return Estimate.missing("the density of the source is not known")
     values = log_likelihood(probe.data_velocity, probe.data, probe.steps, probe.source_log_density)
@@ -171,6 +175,8 @@ def measure_bits(context: FlowContext) -> Estimate:
     probe = context.probe
     if probe is None:
         return Estimate.missing(NO_FIELD)
+    if not probe.has_density:
+        return Estimate.missing(NO_DENSITY)
     if not probe.levels:
         return Estimate.missing("the images of this task have no grey levels")
     half = 1 / (probe.levels - 1)
