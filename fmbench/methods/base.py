@@ -164,7 +164,7 @@ class VelocityMethod(Method):
 
     Attributes:
         label_dropout: probability of training without the label; a method that never drops one cannot be guided.
-        has_density: whether its samples have a density; False for a flow that ends in finitely many points.
+        has_density: whether its samples have a density; False for a flow that ends in points, or in what a solver cannot tell from points.
     """
 
     label_dropout: float = 0.0

@@ -9,6 +9,10 @@ from fmbench.methods.base import Batch, VelocityMethod
 from fmbench.tasks.base import Task
 from fmbench.tasks.mixture import MixtureVelocity
 
+POINT = 0.02
+"""Standard deviation below which a component is a point to a solver of a few dozen steps: on digits (0.0125) 16 steps gave held-out images
+139 bits a pixel, where the closed form says 364."""
+
 
 class Oracle(VelocityMethod):
     """What CFM with independent pairs and sigma = 0 would learn from infinite data with an unlimited network.
@@ -22,7 +26,7 @@ class Oracle(VelocityMethod):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
-        self.has_density = bool((net.stop_std > 0).all())  # type: ignore[operator]
+        self.has_density = bool((net.stop_std > POINT).all())  # type: ignore[operator]
 
     @classmethod
     def build_net(cls, task: Task, net: dict, conditional: bool) -> nn.Module:  # noqa: ARG003

@@ -26,7 +26,7 @@ from fmbench.solvers.base import cosine_grid
 from fmbench.solvers.rk4 import RK4
 from fmbench.tasks.base import LogDensity, StandardNormal
 
-NO_DENSITY = "the flow ends in finitely many points, which have no density"
+NO_DENSITY = "the flow ends in points, or in spikes too narrow to be resolved: there is no density to speak of"
 
 TRACES = ("exact", "hutchinson")
 STREAM = 0xB175

@@ -24,7 +24,7 @@ class Probe:
         source_log_density: log density of the source, None when not known.
         oracle: exact velocity of independent pairs where it is known.
         levels: grey levels of images in [-1, 1], 0 for vectors.
-        has_density: False when the flow ends in finitely many points, so that no likelihood exists.
+        has_density: False when the flow ends in points, so that no likelihood can be computed.
     """
 
     velocity: Velocity
