@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import quad
+from scipy.integrate import quad, simpson
 
 from fmbench.metrics.flow import (
     FlowContext,
@@ -144,6 +144,11 @@ def test_a_layer_at_either_end_is_seen(late, width):
     mean, energy = width * (1 - math.exp(-1 / width)), width / 2 * (1 - math.exp(-2 / width))
     np.testing.assert_allclose(solve.energy, energy, rtol=2e-3)
     np.testing.assert_allclose(solve.straightness, energy - mean**2, rtol=2e-3)
+    # Simpson's rule on as many equal steps, to show that the nodes are what it takes.
+    equal = torch.linspace(0, 1, 33, dtype=torch.float64)
+    squares = layer(torch.zeros(33, 1), equal).square()[:, 0]
+    if width < 0.05:
+        assert simpson(squares, x=equal) > energy * 1.02
 
 
 def test_intervals_cover_what_a_coarse_solve_gets_wrong():
@@ -160,6 +165,16 @@ def test_intervals_cover_what_a_coarse_solve_gets_wrong():
         estimate = metric(context)
         assert estimate.value != pytest.approx(value, rel=1e-2)
         assert estimate.ci[0] <= value <= estimate.ci[1]
+
+
+@pytest.mark.parametrize("steps", [8, 16])
+def test_curvature_is_a_lower_bound_that_rises_with_the_nodes(steps):
+    solves = [reference_solve(gaussian_velocity(0.5), torch.ones(3, 1), n) for n in (steps, 2 * steps)]
+    bend = quad(lambda t: 0.5**4 / ((1 - t) ** 2 + t**2 * 0.5**2) ** 3, 0, 1)[0]
+    fine, finer = (curvature(FlowContext(z, z.cost, None)) for z in solves)
+    assert fine.value < finer.value < bend
+    assert fine.ci[0] < fine.value < bend < fine.ci[1]
+    np.testing.assert_allclose(solves[1].coarse_curvature, solves[0].curvature, rtol=2e-2)
 
 
 def test_truncation_gap_of_euler_on_the_gaussian_flow():
