@@ -49,16 +49,6 @@ class SourceFile:
         return "the download was deleted: run again, and if that does not help, check HF_ENDPOINT"
 
 
-def progress_bars() -> Progress:
-    """Progress bars on stderr, shown on a terminal only and gone when done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
 def _bar_class(progress: Progress, description: str) -> type:
     """What the client asks of a tqdm class, drawn by rich."""
 

@@ -13,7 +13,7 @@ from fmbench import catalogue
 PACKAGE = Path(fmbench.__file__).parent
 # A module may import its own layer and those before it. Lazy registry targets are strings, not imports.
 LAYERS = [
-    ["shapes", "files", "student"],
+    ["shapes", "files", "progress", "student"],
     ["registry", "noise", "nfe", "processes", "sharding"],
     ["recipe", "result"],
     ["catalogue", "paths", "couplings", "nets", "solvers", "datasets"],

@@ -74,6 +74,13 @@ def test_training_repeats_itself_and_listens_to_its_seed(
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("method", ["fm", "rectified-flow"])
+def test_without_blur_and_from_one_seed_three_names_train_to_one_set_of_weights(
+    method: str, unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    assert weights(train(tiny_recipe(TASK, method), tmp_path / "entry")) == weights(unbroken)
+
+
 def test_stopping_at_max_steps_and_going_on_gives_the_same_weights(
     unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe
 ) -> None:

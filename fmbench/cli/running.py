@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from fmbench.acceleration import COMPILE, DTYPES
-from fmbench.cli.shared import DONE, FAILED, Add, device_of, positive, print_json, progress_bar
+from fmbench.cli.shared import DONE, FAILED, Add, device_of, positive, print_json
+from fmbench.progress import progress_bars
 
 
 def cmd_run(args: argparse.Namespace) -> int:
@@ -29,7 +30,7 @@ def cmd_run(args: argparse.Namespace) -> int:
     )
     spec = protocol.read(args.benchmark)
     total = len(list(plan(spec, args.model, device)))
-    with progress_bar(not args.json) as progress:
+    with progress_bars(not args.json) as progress:
         bar = progress.add_task(spec.name, total=total)
 
         def report(name: str, _done: int, _steps: int) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, UsageError, positive, print_json, progress_bar
+from fmbench.cli.shared import DONE, FAILED, Add, UsageError, positive, print_json
+from fmbench.progress import progress_bars
 
 if TYPE_CHECKING:
     from fmbench.result import Result
@@ -108,7 +109,7 @@ def _dialects(args: argparse.Namespace) -> list[dict[str, Any]]:
     from fmbench.dialects import table
     from fmbench.rescoring import dialects
 
-    with progress_bar(not args.json) as progress:
+    with progress_bars(not args.json) as progress:
         bar = progress.add_task("FID dialects", total=None)
         rows = dialects(
             args.samples,
@@ -145,7 +146,7 @@ def cmd_validate(args: argparse.Namespace) -> int:
 
     if args.markdown:
         check_writable(args.markdown.parent)
-    with progress_bar(not args.json) as progress:
+    with progress_bars(not args.json) as progress:
         bar = progress.add_task("validate", total=None)
 
         def report(what: str, done: int, total: int) -> None:

@@ -55,25 +55,3 @@ def device_of(name: str) -> str:
         available = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise UsageError(f"device {name!r} is not available here; available: {available}")
     return name
-
-
-def progress_bar(enabled: bool) -> Any:
-    """A progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, UsageError, device_of, positive, print_json, progress_bar, setting
+from fmbench.cli.shared import DONE, FAILED, Add, UsageError, device_of, positive, print_json, setting
+from fmbench.progress import progress_bars
 
 
 def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
@@ -48,15 +50,19 @@ def cmd_train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     # Under `accelerate launch` or torchrun every process runs this command, and one of them speaks.
     main = os.environ.get("RANK", "0") == "0"
-    with progress_bar(main and not args.json) as progress:
+    with progress_bars(main and not args.json) as progress:
         name = f"{chosen.task}/{out.name}"
-        bar = progress.add_task(name, total=chosen.train.steps)
+        steps = chosen.train.steps
+        bar = progress.add_task(name, total=steps)
 
         def report(step: int, loss: float) -> None:
             if step % 20 == 0:
                 speed = (progress.tasks[0].speed or 0.0) * chosen.train.batch_size
-                text = f"{name} loss {loss:.4f}, {speed:,.0f} samples/s"
+                text = f"{name} step {step}, loss {loss:.4f}, {speed:,.0f} samples/s"
                 progress.update(bar, completed=step, description=text)
+            if progress.disable and not args.json and step % max(1, steps // 20) == 0:
+                # A log file gets twenty lines in place of a bar.
+                print(f"{name} step {step} of {steps}, loss {loss:.4f}", file=sys.stderr)
 
         train(
             chosen,

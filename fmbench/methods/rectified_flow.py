@@ -8,6 +8,7 @@ from torch import nn
 from fmbench.methods.base import Batch, BatchSource, Budget, Method, VelocityMethod
 from fmbench.methods.cfm import CFM
 from fmbench.noise import BLOCK, generator
+from fmbench.progress import progress_bars
 from fmbench.tasks.base import Task
 
 PAIR_SEED = 2209
@@ -36,8 +37,9 @@ def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget
         )
     device = next((p.device for p in (*teacher.parameters(), *teacher.buffers())), torch.device("cpu"))
     starts, stops = [], []
-    with torch.no_grad():
-        for block in range(-(-count // BLOCK)):
+    blocks = range(-(-count // BLOCK))
+    with torch.no_grad(), progress_bars() as progress:
+        for block in progress.track(blocks, description=f"pairs of the teacher, in blocks of {BLOCK}"):
             noise = task.source.sample(BLOCK, generator(PAIR_SEED, block))
             starts.append(noise)
             stops.append(teacher.sample(noise.to(device), budget).cpu())

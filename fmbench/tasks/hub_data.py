@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fmbench.datasets import disk_full, fetch, is_disk_full, progress_bars
+from fmbench.datasets import disk_full, fetch, is_disk_full
 from fmbench.files import write_json
+from fmbench.progress import progress_bars
 
 CACHE_VARIABLE = "FMBENCH_CACHE"
 CHUNK = 1000

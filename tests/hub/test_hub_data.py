@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, constants
 from server import FAULTS, HubServer
 
 from fmbench import datasets
+from fmbench.progress import _console
 from fmbench.tasks.hub_data import Dataset, Split, cache_folder, load
 
 Serve = Callable[..., HubServer]
@@ -419,7 +420,9 @@ def test_progress_is_shown_on_a_terminal_only(
     assert (quiet.out, quiet.err) == ("", "")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
+    _console.cache_clear()  # The console looks at its terminal once.
     load(tiny.dataset, "train")
+    _console.cache_clear()
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "download noise/train-00000-of-00001.parquet" in shown.err
