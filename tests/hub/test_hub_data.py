@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REVISION, Tiny, make_tiny, png, write_parquet
 from huggingface_hub import HfApi, constants
 from server import FAULTS, HubServer
+from tiny_dataset import REVISION, Tiny, make_tiny, png, write_parquet
 
 from fmbench import datasets
 from fmbench.progress import _console

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny
 from server import HubServer
+from tiny_dataset import Tiny
 
 from fmbench.noise import generator
 from fmbench.recipe import closed

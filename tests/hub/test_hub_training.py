@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Tiny
 from safetensors.torch import load_file
 from server import HubServer
+from tiny_dataset import Tiny
 
 from fmbench.entry_folder import WEIGHTS
 from fmbench.recipe import Recipe, closed, override
