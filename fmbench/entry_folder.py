@@ -24,6 +24,8 @@ from fmbench.registry import TASKS
 WEIGHTS = "model.safetensors"
 STEPS = 32
 """Euler steps of the pictures."""
+GUIDANCE, PER_CLASS = 2.0, 10
+"""The picture of a conditional entry: guidance scale and images of every class."""
 
 
 def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any]) -> None:
@@ -78,11 +80,15 @@ def write_card(folder: Path, kind: type[Method] | None = None) -> list[Path]:
 
 
 def drawings(model: Model) -> dict[str, Image]:
-    """File name -> picture: 64 samples of seed 0 (the first, not chosen) and five trajectories; nothing for vectors."""
+    """File name -> picture: 64 samples of seed 0 (the first, not chosen), a row per class, five trajectories; nothing for vectors."""
     if model.task.kind != "image":
         return {}
     steps = (model.method.steps_allowed or (STEPS,))[0]
     found = {"samples.png": grid(model.sample(64, seed=0, steps=steps))}
+    if model.conditional and getattr(model.method, "label_dropout", 0.0):
+        labels = torch.arange(model.task.num_classes).repeat_interleave(PER_CLASS)
+        guided = model.sample(len(labels), seed=0, steps=steps, labels=labels, guidance=GUIDANCE)
+        found["classes.png"] = grid(guided, PER_CLASS)
     if isinstance(model.method, VelocityMethod):
         found["trajectory.png"] = trajectories(model, 5, steps=steps)
     return found
@@ -90,6 +96,7 @@ def drawings(model: Model) -> dict[str, Image]:
 
 ALT = {
     "samples.png": "The first 64 samples of seed 0, not chosen",
+    "classes.png": f"A row per class, the first samples of seed 0, guidance {GUIDANCE:g}",
     "trajectory.png": "Five samples from noise (left) to image (right), nine equally spaced times",
 }
 
@@ -108,6 +115,8 @@ def card(recipe: Recipe, entry: str, pictures: Sequence[str] = ()) -> str:
     kind = method_class(recipe.method["name"])
     settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
     teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
+    budget = "" if kind.steps_allowed else f', solver="euler", steps={STEPS}'
+    guided = f", guidance={GUIDANCE}" if "classes.png" in pictures else ""
     use = (
         ""
         if recipe.division == "tool"
@@ -115,7 +124,7 @@ def card(recipe: Recipe, entry: str, pictures: Sequence[str] = ()) -> str:
 ```python
 import fmbench
 model = fmbench.load("{name}")
-x = model.sample(64, seed=0{"" if kind.steps_allowed else ', solver="euler", steps=32'})
+x = model.sample(64, seed=0{budget}{guided})
 ```
 """
     )
@@ -125,7 +134,7 @@ x = model.sample(64, seed=0{"" if kind.steps_allowed else ', solver="euler", ste
     shown = "".join(f"\n![{ALT[name]}]({name})\n" for name in pictures)
     title = kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
     network = ", ".join(f"{k} {v}" for k, v in recipe.net.items())
-    budget = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.made['samples_seen']:,} samples seen"
+    seen = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.made['samples_seen']:,} samples seen"
     return f"""---
 {metadata.to_yaml()}
 ---
@@ -137,6 +146,6 @@ measured results are on the leaderboard, not here.
 - task: `{recipe.task}`, division: {recipe.division}{", class-conditional" if recipe.conditional else ""}
 - method: `{recipe.method["name"]}` ({settings})
 - network: {network}; {recipe.weights.parameters:,} parameters, stored as {recipe.train.storage}
-- training: {budget}, {recipe.made["seconds"]} s on {recipe.made["device"]}{teacher}
+- training: {seen}, {recipe.made["seconds"]} s on {recipe.made["device"]}{teacher}
 - weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}
 """

@@ -24,7 +24,7 @@ from fmbench.files import sha256
 from fmbench.methods.base import Budget
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.model import load
-from fmbench.recipe import Recipe, read
+from fmbench.recipe import Recipe, override, read
 from fmbench.registry import TASKS
 from fmbench.training import CHECKPOINT, train
 
@@ -388,6 +388,29 @@ def test_the_card_of_an_image_entry_shows_what_its_weights_draw(tmp_path: Path, 
     np.testing.assert_array_equal(drawn, np.asarray(grid(model.sample(64, seed=0, steps=32))))
     card = (folder / "README.md").read_text()
     assert all(f"]({name})" in card for name in ("samples.png", "trajectory.png"))
+    assert "guidance" not in card and not (folder / "classes.png").exists()
     (folder / "samples.png").unlink()
     assert main(["card", str(folder)]) == 0
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "samples.png")), drawn)
+
+
+def test_the_card_of_a_conditional_entry_shows_a_row_per_class(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    from PIL import Image
+
+    from fmbench.pictures import to_uint8
+
+    folder = train(tiny_recipe("digits", "cfm", conditional=True, **{"train.steps": 2}), tmp_path / "digits" / "tiny")
+    model = fmbench.load(str(folder))
+    card = (folder / "README.md").read_text()
+    assert "](classes.png)" in card and "steps=32, guidance=2.0)" in card
+    drawn = np.asarray(Image.open(folder / "classes.png"))
+    labels = torch.arange(10).repeat_interleave(10)
+    fourth = model.sample(100, seed=0, steps=32, labels=labels, guidance=2.0)[3 * 10 + 7]
+    scale = 40 // 8
+    np.testing.assert_array_equal(
+        drawn[scale * (3 * 9 + 1) : scale * 4 * 9 : scale, scale * (7 * 9 + 1) : scale * 8 * 9 : scale],
+        to_uint8(fourth)[0],
+    )
+    undropped = override(read(folder / "recipe.toml"), {"method.label_dropout": 0.0})
+    never_null = train(undropped, tmp_path / "digits" / "undropped")
+    assert not (never_null / "classes.png").exists()
