@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,7 @@ from fmbench.sharding import Sharded, check_rows
 from fmbench.tasks.base import Task
 
 CHECKPOINT = ".checkpoint.pt"
+WORKSPACE = ".workspace"
 Report = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
 
@@ -181,6 +183,7 @@ def train(
     run.resume(out / CHECKPOINT)
     if group is not None:
         group.agree(run.step)
+    method.workspace = out / WORKSPACE
     source = method.batches(task, teacher, recipe.train.batch_size)
     last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
     main = group is None or group.rank == 0
@@ -258,3 +261,4 @@ def _finish(run: Run, out: Path, device: str) -> None:
     write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut})
     for leftover in (out / CHECKPOINT, (out / CHECKPOINT).with_suffix(".tmp")):
         leftover.unlink(missing_ok=True)
+    shutil.rmtree(out / WORKSPACE, ignore_errors=True)

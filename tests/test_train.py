@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from fmbench import noise
 from fmbench.cli import main
 from fmbench.entry_folder import WEIGHTS
 from fmbench.files import sha256
-from fmbench.methods.base import Budget
+from fmbench.methods.base import Budget, VelocityMethod
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.model import load
 from fmbench.recipe import Recipe, override, read
@@ -108,6 +109,7 @@ KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
+from typing import Any
 from fmbench import training
 from fmbench.recipe import read
 from fmbench.registry import METHODS, NETS, TASKS
@@ -224,6 +226,44 @@ def test_a_teacher_of_another_task_is_refused(zoo: Path, tmp_path: Path, tiny_re
             tmp_path / "x",
             max_steps=1,
         )
+
+
+def test_pairs_made_before_an_interruption_are_not_made_again(
+    zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(TASK, "reflow", teacher=f"{TASK}/tiny", **{"method.pairs": 1000, "train.steps": 3})
+    straight = weights(train(recipe, tmp_path / "straight"))
+    sampled: list[int] = []
+    sample = VelocityMethod.sample
+
+    def third_time_out(self: VelocityMethod, noise: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sampled.append(len(noise))
+        if len(sampled) == 3:
+            raise KeyboardInterrupt
+        return sample(self, noise, *rest)
+
+    monkeypatch.setattr(VelocityMethod, "sample", third_time_out)
+    out = tmp_path / "entry"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, out)
+    train(recipe, out, max_steps=1)
+    assert len(sampled) == 3 + 2
+    train(recipe, out)
+    assert len(sampled) == 3 + 2
+    assert weights(out) == straight
+    assert sorted(p.name for p in out.iterdir()) == ["README.md", WEIGHTS, "recipe.toml"]
+
+
+def test_pairs_of_another_teacher_are_not_taken(tmp_path: Path, zoo: Path) -> None:
+    task = TASKS.resolve(TASK)()
+    teacher = load(f"{TASK}/tiny").method
+    first = teacher_pairs(task, teacher, 256, Budget("euler", 2), tmp_path)[1]
+    other = teacher_pairs(task, teacher, 256, Budget("euler", 3), tmp_path)[1]
+    with torch.no_grad():
+        next(teacher.parameters()).mul_(1.5)
+    changed = teacher_pairs(task, teacher, 256, Budget("euler", 2), tmp_path)[1]
+    assert not torch.equal(first, other) and not torch.equal(first, changed)
+    assert len(list(tmp_path.glob("pairs-*/0.safetensors"))) == 3
 
 
 def test_conditional_reflow_is_refused_or_labelled(zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
