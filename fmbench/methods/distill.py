@@ -29,7 +29,7 @@ class Distill(Method):
 
     def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
         """See :func:`pair_batches`."""
-        return pair_batches(task, teacher, self.pairs, self.budget, batch_size, self.workspace)
+        return pair_batches(task, teacher, self.pairs, self.budget, batch_size)
 
     def _map(self, z: Points) -> Points:
         return z + self.net(z, torch.zeros(len(z), device=z.device))

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file, save
 from torch import nn
 
-from fmbench.files import fingerprint, sha256, write_atomic
 from fmbench.methods.base import Batch, BatchSource, Budget, Method, VelocityMethod
 from fmbench.methods.cfm import CFM
 from fmbench.noise import BLOCK, generator
-from fmbench.progress import progress_bars
 from fmbench.tasks.base import Task
 
 PAIR_SEED = 2209
@@ -31,24 +24,10 @@ class RectifiedFlow(CFM):
         super().__init__(net, 0.0, label_dropout)
 
 
-def _kept(path: Path | None, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The tensor in a file, or, where there is none, a new one and the file."""
-    if path is None:
-        return make()
-    if path.is_file():
-        return load_file(path)["stops"]
-    made = make()
-    write_atomic(path, save({"stops": made}))
-    return made
-
-
-def teacher_pairs(
-    task: Task, teacher: Method | None, count: int, budget: Budget, folder: Path | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget) -> tuple[torch.Tensor, torch.Tensor]:
     """``count`` aligned pairs (Z0, Z1 = ODE(Z0)) of a trained velocity model, in whole noise blocks.
 
-    Blocks are kept in ``folder``, named by task, budget and weights, and those already there are not made again. Raises ValueError when
-    the recipe named no teacher, or one that has no velocity field.
+    Raises ValueError when the recipe named no teacher, or one that has no velocity field.
     """
     if not isinstance(teacher, VelocityMethod):
         what = "no teacher" if teacher is None else f"a {type(teacher).__name__}, which has no velocity field"
@@ -56,25 +35,18 @@ def teacher_pairs(
             f'reflow and distillation need a velocity model as teacher, got {what}; set teacher = "task/entry"'
         )
     device = next((p.device for p in (*teacher.parameters(), *teacher.buffers())), torch.device("cpu"))
-    if folder is not None:
-        weights = sha256(save({k: v.contiguous() for k, v in teacher.state_dict().items()}))
-        folder = folder / f"pairs-{fingerprint([task.name, asdict(budget), weights])[:16]}"
     starts, stops = [], []
-    blocks = range(-(-count // BLOCK))
-    with torch.no_grad(), progress_bars() as progress:
-        for block in progress.track(blocks, description=f"pairs of the teacher, in blocks of {BLOCK}"):
+    with torch.no_grad():
+        for block in range(-(-count // BLOCK)):
             noise = task.source.sample(BLOCK, generator(PAIR_SEED, block))
             starts.append(noise)
-            path = folder and folder / f"{block}.safetensors"
-            stops.append(_kept(path, lambda start=noise: teacher.sample(start.to(device), budget).cpu()))
+            stops.append(teacher.sample(noise.to(device), budget).cpu())
     return torch.cat(starts)[:count], torch.cat(stops)[:count]
 
 
-def pair_batches(
-    task: Task, teacher: Method | None, count: int, budget: Budget, batch_size: int, folder: Path | None = None
-) -> BatchSource:
+def pair_batches(task: Task, teacher: Method | None, count: int, budget: Budget, batch_size: int) -> BatchSource:
     """Minibatches drawn with replacement from :func:`teacher_pairs`; noise and sample stay aligned."""
-    z0, z1 = teacher_pairs(task, teacher, count, budget, folder)
+    z0, z1 = teacher_pairs(task, teacher, count, budget)
 
     def source(generator: torch.Generator) -> Batch:
         index = torch.randint(count, (batch_size,), generator=generator)
@@ -102,4 +74,4 @@ class Reflow(RectifiedFlow):
 
     def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
         """See :func:`pair_batches`."""
-        return pair_batches(task, teacher, self.pairs, self.budget, batch_size, self.workspace)
+        return pair_batches(task, teacher, self.pairs, self.budget, batch_size)
