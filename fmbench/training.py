@@ -25,9 +25,11 @@ from fmbench.recipe import Recipe, Training
 from fmbench.registry import TASKS
 from fmbench.sharding import Sharded, check_rows
 from fmbench.tasks.base import Task
+from fmbench.teacher import kept, state_hash
 
 CHECKPOINT = ".checkpoint.pt"
 WORKSPACE = ".workspace"
+"""Samples of the teacher, until the entry is written."""
 Report = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
 
@@ -69,8 +71,16 @@ class Run:
     ``accumulate`` and ``group`` say how batches are cut, which changes memory and speed and nothing else beyond rounding.
     """
 
-    def __init__(self, recipe: Recipe, method: Method, accumulate: int = 1, group: Processes | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: Method,
+        accumulate: int = 1,
+        group: Processes | None = None,
+        teacher: Method | None = None,
+    ) -> None:
         config = recipe.train
+        self.teacher = state_hash(teacher) if teacher is not None else ""
         self.recipe, self.method, self.step = recipe, method, 0
         self.seconds = 0.0
         self.average = torch.optim.swa_utils.AveragedModel(method, multi_avg_fn=moving_average(config.ema))
@@ -112,6 +122,7 @@ class Run:
         torch.save(
             {
                 "recipe": self.recipe.identity(),
+                "teacher": self.teacher,
                 "step": self.step,
                 "seconds": self.seconds,
                 "method": _on_cpu(self.method.state_dict()),
@@ -128,11 +139,20 @@ class Run:
             raise ValueError(f"weights are no longer finite after step {self.step}; lower train.lr or set train.clip")
 
     def resume(self, path: Path) -> bool:
-        """Continue from a checkpoint of the same recipe, of any device; one of another recipe is left alone and not used."""
+        """Continue from a checkpoint of the same recipe and teacher, of any device; one of another is left alone and not used.
+
+        Raises ValueError in one line for a file that is no checkpoint.
+        """
         if not path.is_file():
             return False
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["recipe"] != self.recipe.identity():
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            made_for = (state["recipe"], state.get("teacher", ""))
+        except Exception as error:
+            # torch.load has many ways to fail on bytes that are not its own.
+            reason = (str(error).splitlines() or ["?"])[0]
+            raise ValueError(f"{path} is damaged ({reason[:80]}); delete it to start from the first step") from error
+        if made_for != (self.recipe.identity(), self.teacher):
             return False
         self.step, self.seconds = state["step"], state["seconds"]
         self.method.load_state_dict(state["method"])
@@ -179,12 +199,12 @@ def train(
     if group is not None:
         device = group.device
     task, method, teacher = _prepare(recipe, out, device, group)
-    run = Run(recipe, method.to(device).train(), accumulate, group)
+    run = Run(recipe, method.to(device).train(), accumulate, group, teacher)
     run.resume(out / CHECKPOINT)
     if group is not None:
         group.agree(run.step)
-    method.workspace = out / WORKSPACE
-    source = method.batches(task, teacher, recipe.train.batch_size)
+    with kept(teacher, out / WORKSPACE, getattr(method, "pairs", None)) as remembered:
+        source = method.batches(task, remembered, recipe.train.batch_size)
     last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
     main = group is None or group.rank == 0
     saving = Saving(out / CHECKPOINT if main else None, checkpoint_seconds, clock)

@@ -19,7 +19,7 @@ LAYERS = [
     ["catalogue", "paths", "couplings", "nets", "solvers", "datasets"],
     ["metrics", "tasks"],
     ["methods"],
-    ["environment", "units", "model", "protocol", "acceleration", "pictures"],
+    ["environment", "units", "model", "protocol", "acceleration", "pictures", "teacher"],
     ["entry_folder"],
     ["features", "training", "testing", "validation"],
     ["dialects"],

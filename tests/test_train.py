@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import fmbench
 import fmbench.training as training
@@ -25,8 +26,10 @@ from fmbench.files import sha256
 from fmbench.methods.base import Budget, VelocityMethod
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.model import load
+from fmbench.noise import generator
 from fmbench.recipe import Recipe, override, read
 from fmbench.registry import TASKS
+from fmbench.teacher import kept
 from fmbench.training import CHECKPOINT, train
 
 MakeRecipe = Callable[..., Recipe]
@@ -254,16 +257,58 @@ def test_pairs_made_before_an_interruption_are_not_made_again(
     assert sorted(p.name for p in out.iterdir()) == ["README.md", WEIGHTS, "recipe.toml"]
 
 
-def test_pairs_of_another_teacher_are_not_taken(tmp_path: Path, zoo: Path) -> None:
-    task = TASKS.resolve(TASK)()
-    teacher = load(f"{TASK}/tiny").method
-    first = teacher_pairs(task, teacher, 256, Budget("euler", 2), tmp_path)[1]
-    other = teacher_pairs(task, teacher, 256, Budget("euler", 3), tmp_path)[1]
+def test_samples_of_a_teacher_are_named_by_weights_budget_and_noise(tmp_path: Path, zoo: Path) -> None:
+    teacher, noise = load(f"{TASK}/tiny").method, TASKS.resolve(TASK)().source.sample(8, generator(1))
+    assert isinstance(teacher, VelocityMethod)
+    two, three = Budget("euler", 2), Budget("euler", 3)
+    with kept(teacher, tmp_path, 8) as student:
+        assert isinstance(student, VelocityMethod)
+        for start, budget in ((noise, two), (noise, three), (noise + 1, two), (noise, two)):
+            assert torch.equal(student.sample(start, budget), teacher.sample(start, budget))
     with torch.no_grad():
         next(teacher.parameters()).mul_(1.5)
-    changed = teacher_pairs(task, teacher, 256, Budget("euler", 2), tmp_path)[1]
-    assert not torch.equal(first, other) and not torch.equal(first, changed)
-    assert len(list(tmp_path.glob("pairs-*/0.safetensors"))) == 3
+    with kept(teacher, tmp_path, 8) as student:
+        assert isinstance(student, VelocityMethod)
+        assert torch.equal(student.sample(noise, two), teacher.sample(noise, two))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["garbage", "another tensor", "other numbers"])
+def test_damaged_samples_of_a_teacher_are_made_again(damage: str, tmp_path: Path, zoo: Path) -> None:
+    teacher, noise = load(f"{TASK}/tiny").method, TASKS.resolve(TASK)().source.sample(8, generator(1))
+    for attempt in range(2):
+        with kept(teacher, tmp_path, 8) as student:
+            assert student is not None
+            assert torch.equal(student.sample(noise, Budget("euler", 2)), teacher.sample(noise, Budget("euler", 2)))
+        (path,) = tmp_path.iterdir()
+        if attempt == 0 and damage == "garbage":
+            path.write_bytes(b"no samples")
+        elif attempt == 0:
+            save_file({"samples" if damage == "other numbers" else "x": noise}, path, {"sha256": "0"})
+
+
+@pytest.mark.parametrize("content", [b"garbage", b""])
+def test_a_damaged_checkpoint_is_refused_in_one_line(content: bytes, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint.pt is damaged \(.*\); delete it to start from the first step"):
+        train(tiny_recipe(TASK, "cfm"), tmp_path)
+    torch.save([1, 2], tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="is damaged"):
+        train(tiny_recipe(TASK, "cfm"), tmp_path)
+
+
+def test_a_checkpoint_of_another_teacher_is_not_continued(zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    """The name of the teacher is the same, its weights are not."""
+    teacher = shutil.copytree(zoo / TASK / "tiny", tmp_path / TASK / "teacher")
+    other = train(tiny_recipe(TASK, "cfm", **{"train.seed": 5}), tmp_path / "other")
+    recipe = tiny_recipe(TASK, "reflow", teacher=str(teacher), **{"method.pairs": 256, "train.steps": 4})
+    steps: list[int] = []
+    train(recipe, tmp_path / "entry", max_steps=2)
+    shutil.rmtree(teacher)
+    shutil.copytree(other, teacher)
+    train(recipe, tmp_path / "entry", report=lambda step, loss: steps.append(step))
+    assert steps == [1, 2, 3, 4]
+    assert weights(tmp_path / "entry") == weights(train(recipe, tmp_path / "straight"))
 
 
 def test_conditional_reflow_is_refused_or_labelled(zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:

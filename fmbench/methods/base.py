@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -93,8 +92,6 @@ class Method(nn.Module, ABC):
         reference: the paper.
         steps_allowed: the step counts this method can sample with, None for any.
         gaussian_source_only: whether the method is only defined when the source is N(0, I).
-        workspace: set by a training run, a folder for what :meth:`batches` makes at a cost, so that an interrupted run need not make it
-            again; removed when the entry is written.
     """
 
     summary: ClassVar[str] = ""
@@ -102,7 +99,6 @@ class Method(nn.Module, ABC):
     steps_allowed: tuple[int, ...] | None = None
     gaussian_source_only: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
-    workspace: Path | None = None
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

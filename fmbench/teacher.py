@@ -1,0 +1,76 @@
+"""What a training run draws from its teacher, kept on disk: an interrupted run goes on with the samples it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fmbench.files import fingerprint, sha256, write_atomic
+from fmbench.methods.base import Batch, Budget, Method, VelocityMethod
+from fmbench.progress import progress_bars
+from fmbench.shapes import Labels, Points, Times
+
+
+def state_hash(method: Method) -> str:
+    """SHA-256 of the weights and buffers of a method."""
+    return sha256(save({k: v.contiguous() for k, v in method.state_dict().items()}))
+
+
+def _read(path: Path) -> Tensor | None:
+    """The samples in a file; None when there is none, or when it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            samples = file.get_tensor("samples")
+            intact = file.metadata()["sha256"] == sha256(samples.numpy())
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+    return samples if intact else None
+
+
+class Kept(VelocityMethod):
+    """A velocity model that looks for its samples in a folder, named by weights, noise and budget, before it makes them.
+
+    ``advance`` gets the size of every batch that is there.
+    """
+
+    def __init__(self, teacher: VelocityMethod, folder: Path, advance: Callable[[int], object]) -> None:
+        super().__init__(teacher.net)
+        self.teacher, self.folder, self.advance = teacher, folder, advance
+        self.weights = state_hash(teacher)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """That of the teacher."""
+        return self.teacher.loss(batch, generator)
+
+    def velocity(self, x: Points, t: Times, labels: Labels | None = None, guidance: float = 1.0) -> Points:
+        """That of the teacher."""
+        return self.teacher.velocity(x, t, labels, guidance)
+
+    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+        """The samples of the teacher, on the device of the noise."""
+        drawn = [sha256(given.cpu().contiguous().numpy()) for given in (noise, labels) if given is not None]
+        path = self.folder / f"{fingerprint([self.weights, asdict(budget), *drawn])[:32]}.safetensors"
+        samples = _read(path)
+        if samples is None:
+            samples = self.teacher.sample(noise, budget, labels).detach().cpu().contiguous()
+            write_atomic(path, save({"samples": samples}, {"sha256": sha256(samples.numpy())}))
+        self.advance(len(samples))
+        return samples.to(noise.device)
+
+
+@contextmanager
+def kept(teacher: Method | None, folder: Path, total: int | None) -> Iterator[Method | None]:
+    """Inside, the samples of a velocity ``teacher`` are kept in ``folder``; a bar counts them, up to ``total`` where it is known."""
+    if not isinstance(teacher, VelocityMethod):
+        yield teacher
+        return
+    with progress_bars() as progress:
+        bar = progress.add_task("samples of the teacher", total=total)
+        yield Kept(teacher, folder, lambda count: progress.advance(bar, count))
