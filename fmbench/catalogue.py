@@ -13,6 +13,8 @@ from fmbench.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
 
 PACKAGE = Path(__file__).resolve().parent
+CONDITIONAL = "-cond"
+"""What the folder of a conditional entry adds to the name of its method."""
 LOCAL_ENTRIES = Path("entries")
 """Where ``fmbench train --method`` writes and where a method given as ``file.py:Class`` looks for its weights."""
 
@@ -85,6 +87,12 @@ def find(spec: str) -> Entry:
 def kebab(name: str) -> str:
     """``MyMethod`` -> ``my-method``, the entry name of a class."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def trained_here(class_name: str, task: str) -> list[Path]:
+    """Folders below :data:`LOCAL_ENTRIES` of a class of somebody's own, conditional or not; ``task`` may be ``*``."""
+    names = (kebab(class_name), kebab(class_name) + CONDITIONAL)
+    return sorted(p.parent for name in names for p in LOCAL_ENTRIES.glob(f"{task}/{name}/recipe.toml"))
 
 
 def list_entries(task: str | None = None, division: str | None = None) -> list[str]:

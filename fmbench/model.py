@@ -116,6 +116,9 @@ class Model:
     ) -> Points:
         """``n`` samples, float32 on the CPU, (n, *task.shape); sample ``i`` depends on (seed, i) only.
 
+        An adaptive solver chooses its steps for a block of 256 samples as one: there, ``i`` in the last block of an ``n`` that is no
+        multiple of 256 also depends, within the tolerance of the solver, on how many others are in it.
+
         ``steps`` defaults to 32, or to the only number the model can do. Raises ValueError for n < 1, steps < 1 and unknown solvers.
         """
         if n < 1:
@@ -123,6 +126,8 @@ class Model:
         if steps is None:
             steps = (self.method.steps_allowed or (32,))[0]
         budget = Budget(solver=solver, steps=steps, guidance=guidance)
+        if guidance != 1.0 and not isinstance(self.method, VelocityMethod):
+            raise ValueError(f"guidance {guidance} needs a velocity field; {self.name} is a map")
         if labels is None:
             labels = self.labels(0, n, seed)
         elif len(labels) != n:
@@ -235,15 +240,15 @@ def code_hash(kind: type) -> str:
 def _load_file(spec: str, task: str | None, device: str) -> Model:
     kind = method_class(spec)
     entry_name = catalogue.kebab(kind.__name__)
-    if task is None:
-        trained = sorted(catalogue.LOCAL_ENTRIES.glob(f"*/{entry_name}/recipe.toml"))
-        if len(trained) != 1:
-            where = ", ".join(str(p.parent) for p in trained) or f"none in {catalogue.LOCAL_ENTRIES}/*/{entry_name}"
-            raise ValueError(f"which task is {spec} for? trained entries: {where}; give one folder or the task")
-        task = trained[0].parts[-3]
-    folder = catalogue.LOCAL_ENTRIES / task / entry_name
-    if (folder / "recipe.toml").is_file():
-        return load_entry(catalogue.open_folder(folder), kind, device)
+    trained = catalogue.trained_here(kind.__name__, task or "*")
+    where = ", ".join(map(str, trained)) or f"none in {catalogue.LOCAL_ENTRIES}/*/{entry_name}"
+    if task is None and len({folder.parent for folder in trained}) != 1:
+        raise ValueError(f"which task is {spec} for? trained entries: {where}; give the task")
+    if len(trained) > 1:
+        raise ValueError(f"which entry of {spec}? trained here: {where}; move the others elsewhere")
+    if trained:
+        return load_entry(catalogue.open_folder(trained[0]), kind, device)
+    assert task is not None
     definition = TASKS.resolve(task)()
     from fmbench.recipe import closed
 

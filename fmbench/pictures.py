@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from fmbench.model import Model, device_of
+from fmbench.shapes import Labels
 from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.euler import Euler
 
@@ -55,10 +56,20 @@ def picture(samples: Tensor) -> Image.Image:
     raise ValueError(f"samples of shape {tuple(samples.shape)} cannot be drawn; write them to a .npy file instead")
 
 
-def trajectories(model: Model, n: int, *, seed: int = 0, steps: int = 32, columns: int = 9) -> Image.Image:
+def trajectories(
+    model: Model,
+    n: int,
+    *,
+    seed: int = 0,
+    steps: int = 32,
+    columns: int = 9,
+    guidance: float = 1.0,
+    labels: Labels | None = None,
+) -> Image.Image:
     """The way of the first ``n`` noises of a seed to their images, one row each: ``columns`` equally spaced times from 0 to 1, by Euler.
 
-    Raises ValueError for models of anything but images, without a velocity field, or with fewer steps than it takes to tell the times apart.
+    Raises ValueError for models of anything but images, without a velocity field, or with fewer steps than it takes to tell the times
+    apart, and for guidance that :meth:`Model.sample` refuses.
     """
     from fmbench.methods.base import VelocityMethod
 
@@ -67,9 +78,12 @@ def trajectories(model: Model, n: int, *, seed: int = 0, steps: int = 32, column
         raise ValueError(f"{model.name} has no trajectories of images; they need an image task and a velocity field")
     if not 2 <= columns <= steps + 1:
         raise ValueError(f"{columns} times need at least 2 and at most {steps + 1} columns with {steps} steps")
-    labels, device, states = model.labels(0, n, seed), device_of(method), []
+    if labels is None:
+        labels = model.labels(0, n, seed)
+    method.require_guidable(guidance, labels)
+    device, states = device_of(method), []
     with torch.no_grad():
-        field = method.field(None if labels is None else labels.to(device))
+        field = method.field(None if labels is None else labels.to(device), guidance)
         start = model.noise(0, n, seed).to(device)
         states.append(Euler().solve(field, start, uniform_grid(steps), visit=lambda t, x, v: states.append(x)))
     chosen = [states[round(k * steps / (columns - 1))] for k in range(columns)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import tomllib
 import types
 import typing
@@ -183,12 +184,28 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     _check_choice(recipe.train.storage, ("float32", "float16"), f"{where} [train]: storage")
     _check_choice(recipe.train.precision, ("float32", "bfloat16"), f"{where} [train]: precision")
     _check_choice(recipe.train.schedule, ("cosine", "constant"), f"{where} [train]: schedule")
-    for name in ("steps", "batch_size"):
-        if getattr(recipe.train, name) < 1:
-            raise ValueError(f"{where} [train]: {name} must be at least 1, got {getattr(recipe.train, name)}")
+    _check_budget(recipe.train, f"{where} [train]")
     if recipe.schema != SCHEMA:
         raise ValueError(f"{where}: schema {recipe.schema} is not supported by this version, which reads {SCHEMA}")
     return recipe
+
+
+def _check_budget(train: Training, where: str) -> None:
+    """Raise ValueError naming the first number that no training can have."""
+    allowed = {
+        "steps": (1, math.inf),
+        "batch_size": (1, math.inf),
+        "lr": (0, math.inf),
+        "warmup": (0, math.inf),
+        "weight_decay": (0, math.inf),
+        "clip": (0, math.inf),
+        "ema": (0, 1),
+    }
+    for name, (least, below) in allowed.items():
+        value = getattr(train, name)
+        if not least <= value < below:
+            limit = "" if below == math.inf else f" and below {below}"
+            raise ValueError(f"{where}: {name} must be at least {least}{limit}, got {value}")
 
 
 def _check_choice(value: str, allowed: tuple[str, ...], where: str) -> None:
@@ -215,6 +232,24 @@ def closed(task: Any, method: str, parameters: Mapping[str, Any] | None = None, 
     table = {"name": method, **(parameters or {})}
     content = {"task": task.name, "method": table, "net": dict(task.net), "train": dict(task.train), **fields}
     return parse(content, f"closed recipe of {method} on {task.name}")
+
+
+def require_closed(recipe: Recipe, task: Any, where: str) -> None:
+    """Raise ValueError when a recipe claims the closed division with a network or budget that is not the task's; the seed is free."""
+    fixed = parse({"task": task.name, "method": {"name": ""}, "net": dict(task.net), "train": dict(task.train)})
+    claimed, allowed = (
+        {
+            **{f"net.{k}": v for k, v in r.net.items()},
+            **{f"train.{k}": v for k, v in dataclasses.asdict(r.train).items()},
+        }
+        for r in (recipe, fixed)
+    )
+    for key in sorted({*claimed, *allowed} - {"train.seed"}):
+        given, own = (list(v) if isinstance(v, tuple) else v for v in (claimed.get(key), allowed.get(key)))
+        if given != own:
+            raise ValueError(
+                f'{where}: division is closed, but {key} is {given}, not {own} as {task.name} has it; set division = "open"'
+            )
 
 
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

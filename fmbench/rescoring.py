@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,15 @@ def _problem(
     return _shuffled(points), {"n": len(points), "sha256": sha256(points.contiguous().numpy()), **facts}, definition
 
 
+def _called(name: str) -> str:
+    """The name of the samples, which is that of their file. Raises ValueError for an anchor's, or one that is no file name."""
+    if name in ANCHORS:
+        raise ValueError(f"{name!r} is what tables call {ANCHORS[name]}; give the samples another --name")
+    if not re.fullmatch(r"[\w+=][\w+=., -]*", name):
+        raise ValueError(f"{name!r} cannot name samples: give a --name of letters, digits and . , _ - + =")
+    return name
+
+
 def _shuffled(points: Points) -> Points:
     return points[torch.randperm(len(points), generator=generator(SHUFFLE))]
 
@@ -178,6 +188,7 @@ def score(
     Raises ValueError, UnknownName or FileNotFoundError in one line.
     """
     began = time.monotonic()
+    called = _called(name or Path(samples).stem)
     points, facts, definition = _problem(samples, task, reference, key, value_range, extractor, reference_key)
     names, identity = _metrics(metrics, benchmark, definition)
     if len(points) < LEAST:
@@ -193,9 +204,6 @@ def score(
             real,
             Row("none", None, 1.0, {}, scorer.score([scorer.context(real, 0, real=True)])),
         )
-    called = name or Path(samples).stem
-    if called in ANCHORS:
-        raise ValueError(f"{called!r} is what tables call {ANCHORS[called]}; give the samples another --name")
     label = f"{definition.name}/{called}"
     rows[label] = (points, Row("none", None, 1.0, {}, scorer.score([scorer.context(points, 0)])))
     results = []

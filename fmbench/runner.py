@@ -15,6 +15,7 @@ from fmbench.files import check_writable, fingerprint, write_atomic
 from fmbench.metrics.info import METRICS as INFO
 from fmbench.model import Model, load
 from fmbench.protocol import Protocol
+from fmbench.recipe import require_closed
 from fmbench.registry import TASKS
 from fmbench.result import Result
 from fmbench.tasks.base import Task
@@ -59,6 +60,8 @@ def evaluate_one(
     spec: Protocol, task: Task, model: Model | None, options: Options, out: Path | None, report: Report = quiet
 ) -> Result:
     """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``."""
+    if model is not None and model.recipe is not None and model.recipe.division == "closed" and model.recipe.net:
+        require_closed(model.recipe, task, model.name)
     extractor = load_extractor(task.extractor) if task.extractor else None
     if model is None:
         # Real samples pass no network.
@@ -92,15 +95,14 @@ def plan(
     ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, a model of another task, or
     when nothing is bundled.
     """
-    from fmbench.catalogue import LOCAL_ENTRIES, find, kebab, list_entries
+    from fmbench.catalogue import find, list_entries, trained_here
 
     if models is not None and not models:
         raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")
     chosen: list[tuple[str, str | None]] = []
     for name in models if models is not None else [e for t in spec.tasks for e in list_entries(t)]:
         if ".py:" in name:
-            entry = kebab(name.rpartition(":")[2])
-            trained = [task for task in spec.tasks if (LOCAL_ENTRIES / task / entry / "recipe.toml").is_file()]
+            trained = [task for task in spec.tasks if trained_here(name.rpartition(":")[2], task)]
             chosen += [(name, task) for task in trained or spec.tasks]
             continue
         task = find(name).recipe.task

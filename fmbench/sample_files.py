@@ -20,6 +20,8 @@ RANGES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
 """What black and white are in float images, by the name that `--range` takes."""
 DARKEST = 32
 """Images in 0..255 with no pixel above this are taken for images on another scale."""
+DARK_SHARE = 1e-3
+"""Float images with a smaller share of values below -0.5 than this may be images on [0, 1] that overshoot: there is hardly a dark pixel."""
 OVERSHOOT = 2.0
 """Samples of a model may leave [-1, 1]; this far and no farther before the range is doubted."""
 LARGEST_PIXELS = 4096 * 4096
@@ -39,9 +41,10 @@ def _chosen(names: list[str], key: str | None, where: Path) -> str:
 
 
 def _array(path: Path, key: str | None) -> np.ndarray:
-    if path.suffix == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         return np.load(path, allow_pickle=False)
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
             return file[_chosen(list(file), key, path)]
     from safetensors import safe_open
@@ -141,6 +144,8 @@ def _channels_first(array: np.ndarray, shape: tuple[int, ...] | None) -> np.ndar
 
 def _scaled(images: np.ndarray, value_range: str | None, where: str) -> np.ndarray:
     """Pixels as float32 on the scale where [-1, 1] is black to white. Raises ValueError when the range is wrong or cannot be known."""
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"{where} holds {images.dtype}; images must be uint8 or floats, convert them")
     low, high = float(images.min()), float(images.max())
     if images.dtype == np.uint8:
         if high <= DARKEST:
@@ -148,12 +153,14 @@ def _scaled(images: np.ndarray, value_range: str | None, where: str) -> np.ndarr
                 f"{where} holds uint8 images of at most {high:g} of 255, all but black; scale them to 0..255"
             )
         return images.astype(np.float32) / np.float32(127.5) - 1
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"{where} holds {images.dtype}; images must be uint8 or floats, convert them")
     told = f"{where} holds float images from {low:g} to {high:g}"
     if value_range is None:
         if low >= 0:
             raise ValueError(f"{told}; say which range that is with --range {_likely(high)}")
+        if float((images < -0.5).mean()) < DARK_SHARE:
+            raise ValueError(
+                f"{told}, hardly any below -0.5; say which range that is with --range signed, or unit (0 to 1)"
+            )
         value_range = "signed"
     start, stop = RANGES[value_range]
     x = images.astype(np.float32)

@@ -21,7 +21,7 @@ from fmbench.methods.base import Method
 from fmbench.model import build, load, method_class
 from fmbench.noise import generator
 from fmbench.processes import Processes, join, launch, launched
-from fmbench.recipe import Recipe, Training
+from fmbench.recipe import Recipe, Training, require_closed
 from fmbench.registry import TASKS
 from fmbench.sharding import Sharded, check_rows
 from fmbench.tasks.base import Task
@@ -220,6 +220,8 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
     """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them."""
     task: Task = TASKS.resolve(recipe.task)()
     kind = method_class(recipe.method["name"])
+    if recipe.division == "closed" and recipe.net:
+        require_closed(recipe, task, str(out / "recipe.toml"))
     if kind.needs_teacher and recipe.teacher is None:
         raise ValueError(
             f'{recipe.method["name"]} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher'
@@ -240,8 +242,14 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
     method = _seeded(recipe, lambda: build(recipe, task, kind, str(out / "recipe.toml")))
     if not any(True for _ in method.parameters()):
         raise ValueError(f"{recipe.method['name']} has nothing to train")
+    if getattr(method, "pairs", 1) < 1:
+        raise ValueError(f"[method] pairs must be at least 1, got {method.pairs}")
     if teacher is not None:
-        method.initialise(teacher)
+        try:
+            method.initialise(teacher)
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or ["?"])[-1].strip()
+            raise ValueError(f"the network of teacher {recipe.teacher} is not that of the recipe: {reason}") from None
     return task, method, teacher
 
 

@@ -144,6 +144,8 @@ def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
         )
         == 0
     )
+    from fmbench.pictures import trajectories
+
     model = fmbench.load(str(folder))
     assert model.conditional
     with torch.no_grad():  # two steps teach it nothing: make the labels matter
@@ -156,6 +158,23 @@ def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
     capsys.readouterr()
     assert run(*[w if w != 3 else 10 for w in words]) == 2
     assert "0 to 9" in one_line(capsys)
+    chosen = (
+        {},
+        {"guidance": 3.0},
+        {"labels": torch.tensor([3, 3])},
+        {"labels": torch.tensor([3, 3]), "guidance": 3.0},
+    )
+    assert len({trajectories(model, 2, steps=2, columns=3, **more).tobytes() for more in chosen}) == 4
+    assert (
+        run("sample", folder, "--trajectory", 3, "-n", 2, "--label", 3, "--guidance", 2, "-o", tmp_path / "y.png") == 0
+    )
+    capsys.readouterr()
+    assert run("sample", folder, "--trajectory", 3, "--guidance", "nan") == 1
+    assert "guidance must be a finite number" in one_line(capsys)
+    assert run("sample", folder, "--trajectory", 3, "--solver", "heun") == 2
+    assert "trajectories are drawn by euler" in one_line(capsys)
+    assert run("sample", "digits/rf-distill", "--guidance", 3) == 1
+    assert "digits/rf-distill is a map" in one_line(capsys)
 
 
 def test_a_method_of_your_own_needs_one_file(tmp_path, monkeypatch, capsys):

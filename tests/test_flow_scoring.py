@@ -1,6 +1,7 @@
 """The flow metrics as the harness computes them: on the Gaussian flow whose every figure is known, and on what has no flow."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -55,6 +56,15 @@ def test_the_straight_flow_is_straight_in_every_way(known):
     assert near(found["transport_cost"], 4.25)
     assert near(found["kinetic_energy"], 4.25 / 2)
     assert found["normalized_path_energy"].value == pytest.approx(0, abs=0.1)
+
+
+def test_a_field_of_zeros_has_numbers(gaussian_flow):
+    """Nothing moves: no energy, and 0 / 0 nowhere, so that the result can be written."""
+    found = scores(
+        wrap(nn.Identity(), "gaussian-moons", "still", lambda _, x, t: torch.zeros_like(x)), gaussian_flow.task
+    )
+    assert found["path_energy"].value == found["transport_cost"].value == 0
+    json.dumps([e.details for e in found.values()], allow_nan=False)
 
 
 def test_the_curved_flow_has_the_closed_forms(known):

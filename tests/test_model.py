@@ -93,6 +93,11 @@ def test_by_file_with_trained_weights(own: str, tiny_recipe, tmp_path: Path) -> 
         load(spec)
     train(tiny_recipe("gaussian-8gaussians", spec), tmp_path / "entries" / "gaussian-8gaussians" / "learned")
     assert torch.equal(load(spec).sample(5), load(spec, task="gaussian-8gaussians").sample(5))
+    train(tiny_recipe("digits", spec, conditional=True), tmp_path / "entries" / "digits" / "learned-cond")
+    assert load(spec, task="digits").conditional
+    train(tiny_recipe("digits", spec), tmp_path / "entries" / "digits" / "learned")
+    with pytest.raises(ValueError, match=r"which entry of .*Learned\? trained here: .*learned, .*learned-cond; move"):
+        load(spec, task="digits")
     with pytest.raises(ValueError, match=r"runs code from .*own\.py:Learned; say so with -m"):
         load(str(tmp_path / "entries" / "gaussian-8gaussians" / "learned"))
 

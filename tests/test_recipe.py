@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fmbench.recipe import Recipe, Training, Weights, check_table, closed, matches, override, parse, read
+from fmbench import catalogue
+from fmbench.recipe import (
+    Recipe,
+    Training,
+    Weights,
+    check_table,
+    closed,
+    matches,
+    override,
+    parse,
+    read,
+    require_closed,
+)
 from fmbench.registry import TASKS
 
 GOOD: dict[str, Any] = {
@@ -34,6 +47,10 @@ def changed(**tables: Any) -> dict[str, Any]:
         (changed(train={"steps": True}), ["steps must be int", "True (bool)"]),
         (changed(train={"steps": 0}), ["[train]", "steps must be at least 1, got 0"]),
         (changed(train={"batch_size": -1}), ["batch_size must be at least 1, got -1"]),
+        (changed(train={"warmup": -1}), ["warmup must be at least 0, got -1"]),
+        (changed(train={"ema": 2.0}), ["ema must be at least 0 and below 1, got 2.0"]),
+        (changed(train={"clip": math.nan}), ["clip must be at least 0, got nan"]),
+        (changed(train={"lr": math.inf}), ["lr must be at least 0, got inf"]),
         (changed(train={"storage": "int8"}), ["storage must be one of float32, float16", "'int8'"]),
         (changed(train={"schedule": "step"}), ["schedule must be one of cosine, constant", "'step'"]),
         (changed(train=5), ["[train]", "expected a table, got 5"]),
@@ -89,6 +106,31 @@ def test_closed_recipes_survive_the_round_trip(name: str) -> None:
     assert again.identity() == recipe.identity()
     assert again.train == recipe.train
     assert recipe.division == "closed"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(catalogue.data_folder("zoo").glob("*/*/recipe.toml")), ids=lambda p: str(p.parent.name)
+)
+def test_what_calls_itself_closed_has_the_network_and_budget_of_its_task(path: Path) -> None:
+    recipe = read(path)
+    if recipe.division == "closed" and recipe.net:
+        require_closed(recipe, TASKS.resolve(recipe.task)(), str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train.steps": 2}, "train.steps is 2, not 10000 as mixture-2d has it"),
+        ({"net.width": 9}, "net.width is 9, not 64"),
+        ({"net": {"name": "mlp", "dropout": 0.5}}, "net.activation is None, not selu"),
+    ],
+)
+def test_other_networks_or_budgets_cannot_call_themselves_closed(change: dict, words: str) -> None:
+    task = TASKS.resolve("mixture-2d")()
+    require_closed(override(closed(task, "cfm"), {"train.seed": 7}), task, "r")
+    claimed = override(closed(task, "cfm"), {**change, "division": "closed"})
+    with pytest.raises(ValueError, match=f'r: division is closed, but {words}.*; set division = "open"'):
+        require_closed(claimed, task, "r")
 
 
 def test_identity_is_what_determines_the_weights() -> None:

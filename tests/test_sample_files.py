@@ -108,6 +108,12 @@ def save(tmp_path, array):
         (np.full((2, 1, 6, 4), 16.0, "f4"), {}, ["16", "none of", "scaling"]),
         (np.full((2, 1, 6, 4), 200.0, "f4"), {"value_range": "unit"}, ["200", "unit", "-1 to 1"]),
         (np.linspace(0, 1, 48, dtype="f4").reshape(2, 1, 6, 4), {"value_range": "bytes"}, ["0 to 1", "bytes"]),
+        (
+            np.linspace(-0.24, 0.94, 48, dtype="f4").reshape(2, 1, 6, 4),
+            {},
+            ["-0.24 to 0.94", "--range signed, or unit"],
+        ),
+        (np.full((2, 1, 6, 4), "x"), {}, ["<U1", "uint8"]),
         (GREY % 2, {}, ["uint8", "of at most 1 of 255"]),
         (GREY.astype(np.int64), {}, ["int64", "uint8"]),
         (GREY, {"value_range": "1,2"}, ["'1,2'", "bytes"]),
@@ -122,6 +128,25 @@ def test_bad_arrays_are_one_line(tmp_path, array, options, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_overshooting_images_on_the_unit_range_are_never_taken_for_signed(tmp_path):
+    """Half the contrast of what a signed image would have: a wrong FD, not an error, if it passed."""
+    random = np.random.default_rng(0)
+    signed = np.clip(random.normal(0, 1, (50, 1, 6, 4)), -1, 1).astype("f4")
+    unit = (signed + 1) / 2 + random.normal(0, 0.02, signed.shape).astype("f4")
+    assert unit.min() < 0
+    with pytest.raises(ValueError, match="--range signed, or unit"):
+        read_samples(save(tmp_path, unit), (1, 6, 4))
+    told, _ = read_samples(save(tmp_path, unit), (1, 6, 4), value_range="unit")
+    np.testing.assert_allclose(told, signed, atol=0.2)
+    read_samples(save(tmp_path, signed), (1, 6, 4))
+
+
+def test_the_suffix_may_be_written_large(tmp_path):
+    np.save(tmp_path / "a.npy", GREY)
+    (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+    assert len(read_samples(tmp_path / "A.NPY", GREY.shape[1:])[0]) == len(GREY)
 
 
 def test_nan_is_counted_and_located(tmp_path):

@@ -325,6 +325,27 @@ def test_conditional_reflow_is_refused_or_labelled(zoo: Path, tmp_path: Path, ti
     assert ((after - before).abs().amax(dim=1) > 1e-5)[:10].all()  # every class is trained, beyond weight decay
 
 
+def test_another_budget_cannot_be_trained_as_closed(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match=r"entry.recipe.toml: division is closed, but net\.\w+ is"):
+        train(tiny_recipe(TASK, "cfm", division="closed"), tmp_path / "entry")
+
+
+def test_a_teacher_of_another_network_is_refused_in_one_line(
+    zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    wide = tiny_recipe(TASK, "reflow", teacher=f"{TASK}/tiny", **{"net.width": 24})
+    with pytest.raises(
+        ValueError, match=f"the network of teacher {TASK}/tiny is not that of the recipe: size mismatch"
+    ):
+        train(wide, tmp_path / "entry")
+    none = tiny_recipe(TASK, "reflow", teacher=f"{TASK}/tiny", **{"method.pairs": 0})
+    with pytest.raises(ValueError, match="pairs must be at least 1, got 0"):
+        train(none, tmp_path / "entry")
+    odd = tiny_recipe("digits", "cfm", conditional=True, **{"method.label_dropout": 2.0})
+    with pytest.raises(ValueError, match=r"label_dropout must be in \[0, 1\], got 2.0"):
+        train(odd, tmp_path / "other")
+
+
 def test_a_diverging_loss_stops_with_the_step(
     tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

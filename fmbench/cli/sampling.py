@@ -34,8 +34,10 @@ def cmd_sample(args: argparse.Namespace) -> int:
     if args.trajectory is not None:
         if suffix != ".png":
             raise UsageError(f"trajectories are a picture: output {args.output} must end in .png")
-        steps = args.steps or 32
-        trajectories(model, args.n, seed=args.seed, steps=steps, columns=args.trajectory).save(buffer, format="png")
+        if args.solver != "euler":
+            raise UsageError(f"trajectories are drawn by euler; leave --solver {args.solver} out")
+        chosen = {"seed": args.seed, "steps": args.steps or 32, "guidance": args.guidance, "labels": labels}
+        trajectories(model, args.n, columns=args.trajectory, **chosen).save(buffer, format="png")
         shape = (args.n, args.trajectory, *model.task.shape)
     else:
         x = model.sample(

@@ -90,8 +90,9 @@ def cmd_score(args: argparse.Namespace) -> int:
         extractor=args.extractor,
         name=args.name,
     )
-    spread_of = _dialects(args) if args.fid_dialects else []
+    # Saved first: dialects need a network that may not be had.
     saved = [result.save(args.out / "results") for result in results] if args.out else []
+    spread_of = _dialects(args) if args.fid_dialects else []
     if args.json:
         content = [result.to_json() for result in results]
         print_json({"results": content, "fid_dialects": spread_of} if args.fid_dialects else content)

@@ -32,7 +32,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     elif args.method and args.task:
         name = args.method.rpartition(":")[2] if ".py:" in args.method else args.method
         chosen = recipe.closed(TASKS.resolve(args.task)(), args.method)
-        out = catalogue.LOCAL_ENTRIES / args.task / (catalogue.kebab(name) + "-cond" * args.conditional)
+        out = catalogue.LOCAL_ENTRIES / args.task / (catalogue.kebab(name) + catalogue.CONDITIONAL * args.conditional)
     else:
         raise UsageError("give an entry folder (fmbench train zoo/digits/ot-cfm), or --method and --task")
     return (recipe.override(chosen, settings) if settings else chosen), args.out or out

@@ -185,21 +185,28 @@ class VelocityMethod(Method):
         """The velocity as a function of (x, t) only."""
         return lambda x, t: self.velocity(x, t, labels, guidance)
 
+    def require_guidable(self, guidance: float, labels: Labels | None) -> None:
+        """Raise ValueError for guidance that is not finite, without labels, or of an entry not trained for it."""
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance must be a finite number, 1 for none, got {guidance}")
+        if guidance == 1.0:
+            return
+        if labels is None:
+            raise ValueError(f"guidance {guidance} needs a class-conditional entry; this one takes no labels")
+        if not self.label_dropout:
+            raise ValueError(
+                f"guidance {guidance} needs an entry trained with label_dropout > 0; this one never saw a null label"
+            )
+
     def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
         """Integrate the velocity from t = 0 to t = 1. Raises ValueError for guidance without labels, or of an entry not trained for it."""
-        if budget.guidance != 1.0:
-            if labels is None:
-                raise ValueError(
-                    f"guidance {budget.guidance} needs a class-conditional entry; this one takes no labels"
-                )
-            if not self.label_dropout:
-                raise ValueError(
-                    f"guidance {budget.guidance} needs an entry trained with label_dropout > 0; this one never saw a null label"
-                )
+        self.require_guidable(budget.guidance, labels)
         return budget.make_solver().solve(self.field(labels, budget.guidance), noise, budget.times())
 
     def predict(self, x: Points, t: Times, batch: Batch, generator: torch.Generator) -> Points:
         """The network's velocity in training, labels dropped with probability ``label_dropout`` for guidance later."""
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"[method] label_dropout must be in [0, 1], got {self.label_dropout}")
         labels = batch.labels if getattr(self.net, "num_classes", 0) else None
         if labels is not None and self.label_dropout > 0:
             dropped = torch.rand(len(labels), generator=generator) < self.label_dropout

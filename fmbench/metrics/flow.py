@@ -120,7 +120,10 @@ def reference_solve(velocity: Velocity, x0: Points, steps: int) -> Trajectories:
         total - 2 * (chord * mean).flatten(1).sum(dim=1) + cost
         for total, mean in zip((energy, coarse_energy), means, strict=True)
     )
-    residual = float((energy - straightness - cost).abs().mean() / energy.mean())
+    # A field that is zero everywhere has no energy and no residual.
+    residual = float(
+        (energy - straightness - cost).abs().mean() / energy.mean().clamp_min(torch.finfo(torch.float64).tiny)
+    )
     return Trajectories(
         start=x0.cpu(),
         stop=z1.cpu(),
