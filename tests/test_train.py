@@ -444,6 +444,7 @@ def test_an_unwritable_folder_is_named_before_any_work(tmp_path: Path, tiny_reci
         ({"method.name": "cmf"}, "unknown method 'cmf'; nearest: .*cfm"),
         ({"task": "mixture-3d"}, "unknown task 'mixture-3d'; nearest: mixture-"),
         ({"method": {"name": "oracle"}}, "oracle has nothing to train"),
+        ({"method": {"name": "classifier"}}, "a classifier needs the network cnn, got mlp"),
     ],
 )
 def test_bad_recipes_are_named(settings: dict, words: str, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:

@@ -25,7 +25,11 @@ class Classifier(Method):
 
     @classmethod
     def build_net(cls, task: Task, net: dict, conditional: bool) -> nn.Module:  # noqa: ARG003
-        """A classifier always knows the classes."""
+        """A classifier always knows the classes. Raises ValueError for a network that needs a time."""
+        if net.get("name") != "cnn":
+            raise ValueError(
+                f"a classifier needs the network cnn, got {net.get('name')}; train a folder whose recipe.toml has it"
+            )
         return super().build_net(task, net, conditional=True)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
