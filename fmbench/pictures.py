@@ -71,7 +71,7 @@ def trajectories(
     Raises ValueError for models of anything but images, without a velocity field, or with fewer steps than it takes to tell the times
     apart, and for guidance that :meth:`Model.sample` refuses.
     """
-    from fmbench.methods.base import VelocityMethod
+    from fmbench.methods.base import Budget, VelocityMethod
 
     method = model.method
     if model.task.kind != "image" or not isinstance(method, VelocityMethod):
@@ -80,7 +80,8 @@ def trajectories(
         raise ValueError(f"{columns} times need at least 2 and at most {steps + 1} columns with {steps} steps")
     if labels is None:
         labels = model.labels(0, n, seed)
-    method.require_guidable(guidance, labels)
+    budget = Budget("euler", steps, guidance=guidance)
+    method.require_guidable(budget.guidance, labels)
     device, states = device_of(method), []
     with torch.no_grad():
         field = method.field(None if labels is None else labels.to(device), guidance)

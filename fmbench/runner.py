@@ -60,7 +60,7 @@ def evaluate_one(
     spec: Protocol, task: Task, model: Model | None, options: Options, out: Path | None, report: Report = quiet
 ) -> Result:
     """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``."""
-    if model is not None and model.recipe is not None and model.recipe.division == "closed" and model.recipe.net:
+    if model is not None and model.recipe is not None:
         require_closed(model.recipe, task, model.name)
     extractor = load_extractor(task.extractor) if task.extractor else None
     if model is None:

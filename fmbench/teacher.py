@@ -66,11 +66,14 @@ class Kept(VelocityMethod):
 
 
 @contextmanager
-def kept(teacher: Method | None, folder: Path, total: int | None) -> Iterator[Method | None]:
-    """Inside, the samples of a velocity ``teacher`` are kept in ``folder``; a bar counts them, up to ``total`` where it is known."""
+def kept(teacher: Method | None, folder: Path, total: int | None, shown: bool = True) -> Iterator[Method | None]:
+    """Inside, the samples of a velocity ``teacher`` are kept in ``folder``; a bar counts them, up to ``total`` where it is known.
+
+    ``shown`` is for one of several processes that make the same samples.
+    """
     if not isinstance(teacher, VelocityMethod):
         yield teacher
         return
-    with progress_bars() as progress:
+    with progress_bars(shown) as progress:
         bar = progress.add_task("samples of the teacher", total=total)
         yield Kept(teacher, folder, lambda count: progress.advance(bar, count))

@@ -203,10 +203,10 @@ def train(
     run.resume(out / CHECKPOINT)
     if group is not None:
         group.agree(run.step)
-    with kept(teacher, out / WORKSPACE, getattr(method, "pairs", None)) as remembered:
+    main = group is None or group.rank == 0
+    with kept(teacher, out / WORKSPACE, getattr(method, "pairs", None), shown=main) as remembered:
         source = method.batches(task, remembered, recipe.train.batch_size)
     last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
-    main = group is None or group.rank == 0
     saving = Saving(out / CHECKPOINT if main else None, checkpoint_seconds, clock)
     _advance_to(last, run, partial(run.advance, source, device), saving, report if main else None)
     if main:
@@ -220,8 +220,7 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
     """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them."""
     task: Task = TASKS.resolve(recipe.task)()
     kind = method_class(recipe.method["name"])
-    if recipe.division == "closed" and recipe.net:
-        require_closed(recipe, task, str(out / "recipe.toml"))
+    require_closed(recipe, task, str(out / "recipe.toml"))
     if kind.needs_teacher and recipe.teacher is None:
         raise ValueError(
             f'{recipe.method["name"]} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher'

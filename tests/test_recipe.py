@@ -113,8 +113,7 @@ def test_closed_recipes_survive_the_round_trip(name: str) -> None:
 )
 def test_what_calls_itself_closed_has_the_network_and_budget_of_its_task(path: Path) -> None:
     recipe = read(path)
-    if recipe.division == "closed" and recipe.net:
-        require_closed(recipe, TASKS.resolve(recipe.task)(), str(path))
+    require_closed(recipe, TASKS.resolve(recipe.task)(), str(path))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,6 @@ KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from typing import Any
 from fmbench import training
 from fmbench.recipe import read
 from fmbench.registry import METHODS, NETS, TASKS

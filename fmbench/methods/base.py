@@ -186,9 +186,7 @@ class VelocityMethod(Method):
         return lambda x, t: self.velocity(x, t, labels, guidance)
 
     def require_guidable(self, guidance: float, labels: Labels | None) -> None:
-        """Raise ValueError for guidance that is not finite, without labels, or of an entry not trained for it."""
-        if not math.isfinite(guidance):
-            raise ValueError(f"guidance must be a finite number, 1 for none, got {guidance}")
+        """Raise ValueError for guidance without labels, or of an entry not trained for it."""
         if guidance == 1.0:
             return
         if labels is None:
