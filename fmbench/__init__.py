@@ -11,23 +11,28 @@ Importing the package imports nothing heavy; torch comes with the first name tha
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+from fmbench.moved import Moved
 
 __version__ = "0.1.0"
 
+sys.meta_path.append(Moved())
+
 _LAZY = {
-    "load": "fmbench.model",
-    "wrap": "fmbench.model",
-    "Model": "fmbench.model",
-    "evaluate": "fmbench.runner",
-    "train": "fmbench.training",
+    "load": "fmbench.zoo.model",
+    "wrap": "fmbench.zoo.model",
+    "Model": "fmbench.zoo.model",
+    "evaluate": "fmbench.evaluation.run",
+    "train": "fmbench.training.run",
     "check_method": "fmbench.testing",
-    "list_entries": "fmbench.catalogue",
-    "list_methods": "fmbench.catalogue",
-    "list_tasks": "fmbench.catalogue",
-    "list_benchmarks": "fmbench.catalogue",
-    "list_metrics": "fmbench.catalogue",
-    "Result": "fmbench.result",
+    "list_entries": "fmbench.zoo.catalogue",
+    "list_methods": "fmbench.zoo.catalogue",
+    "list_tasks": "fmbench.zoo.catalogue",
+    "list_benchmarks": "fmbench.storage.bundled",
+    "list_metrics": "fmbench.zoo.catalogue",
+    "Result": "fmbench.records.result",
 }
 
 __all__ = [
@@ -47,12 +52,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fmbench.catalogue import list_benchmarks, list_entries, list_methods, list_metrics, list_tasks
-    from fmbench.model import Model, load, wrap
-    from fmbench.result import Result
-    from fmbench.runner import evaluate
+    from fmbench.evaluation.run import evaluate
+    from fmbench.records.result import Result
+    from fmbench.storage.bundled import list_benchmarks
     from fmbench.testing import check_method
-    from fmbench.training import train
+    from fmbench.training.run import train
+    from fmbench.zoo.catalogue import list_entries, list_methods, list_metrics, list_tasks
+    from fmbench.zoo.model import Model, load, wrap
 
 
 def __getattr__(name: str) -> Any:

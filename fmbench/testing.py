@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from fmbench.methods.base import Budget, Method, VelocityMethod
-from fmbench.model import build, method_class
+from fmbench.methods.base import Method, VelocityMethod
 from fmbench.noise import draw, generator
-from fmbench.recipe import closed
+from fmbench.records.recipe import closed
+from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
 from fmbench.tasks.base import Task
+from fmbench.zoo.model import build, method_class
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _sample_shape(method: Method, noise: torch.Tensor, budget: Budget, task: Task) -> None:
-    x = method.sample(noise, budget)
+def _sample_shape(method: Method, noise: torch.Tensor, sampler: Sampler, task: Task) -> None:
+    x = method.sample(noise, sampler)
     _require(
         x.shape == noise.shape,
         f"sample() returned shape {tuple(x.shape)} for noise of shape {tuple(noise.shape)} on {task.name}",
@@ -37,16 +38,16 @@ def _sample_shape(method: Method, noise: torch.Tensor, budget: Budget, task: Tas
     _require(bool(x.isfinite().all()), "sample() returned NaN or infinite values")
 
 
-def _deterministic(method: Method, noise: torch.Tensor, budget: Budget) -> None:
-    gap = float((method.sample(noise, budget) - method.sample(noise, budget)).abs().max())
+def _deterministic(method: Method, noise: torch.Tensor, sampler: Sampler) -> None:
+    gap = float((method.sample(noise, sampler) - method.sample(noise, sampler)).abs().max())
     _require(
         gap == 0, f"two calls of sample() on the same noise differ by {gap:.2g}; draw nothing at random in sample()"
     )
 
 
-def _batch_independent(method: Method, noise: torch.Tensor, budget: Budget) -> None:
-    whole = method.sample(noise, budget)
-    parts = torch.cat([method.sample(part, budget) for part in noise.split(7)])
+def _batch_independent(method: Method, noise: torch.Tensor, sampler: Sampler) -> None:
+    whole = method.sample(noise, sampler)
+    parts = torch.cat([method.sample(part, sampler) for part in noise.split(7)])
     gap = float((whole - parts).abs().max())
     _require(
         gap < 1e-4,
@@ -54,9 +55,9 @@ def _batch_independent(method: Method, noise: torch.Tensor, budget: Budget) -> N
     )
 
 
-def _noise_untouched(method: Method, noise: torch.Tensor, budget: Budget) -> None:
+def _noise_untouched(method: Method, noise: torch.Tensor, sampler: Sampler) -> None:
     kept = noise.clone()
-    method.sample(noise, budget)
+    method.sample(noise, sampler)
     _require(bool((noise == kept).all()), "sample() changed its noise argument in place")
 
 
@@ -90,9 +91,9 @@ def _loss(method: Method, task: Task) -> None:
     method.eval().zero_grad()
 
 
-def _state(method: Method, fresh: Method, noise: torch.Tensor, budget: Budget) -> None:
+def _state(method: Method, fresh: Method, noise: torch.Tensor, sampler: Sampler) -> None:
     fresh.load_state_dict(method.state_dict())
-    gap = float((method.sample(noise, budget) - fresh.eval().sample(noise, budget)).abs().max())
+    gap = float((method.sample(noise, sampler) - fresh.eval().sample(noise, sampler)).abs().max())
     _require(gap == 0, f"state_dict() does not hold the whole model: a reloaded copy samples {gap:.2g} apart")
 
 
@@ -102,17 +103,17 @@ def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]
     recipe = closed(task, spec)
     method = build(recipe, task, kind, spec).eval()
     noise = draw(task.source.sample, 0, 32, 0, "source")
-    budget = Budget("euler", (method.steps_allowed or (4,))[0])
-    yield "sample: shape and finite", lambda: _sample_shape(method, noise, budget, task)
-    yield "sample: deterministic", lambda: _deterministic(method, noise, budget)
-    yield "sample: independent of the batch", lambda: _batch_independent(method, noise, budget)
-    yield "sample: noise untouched", lambda: _noise_untouched(method, noise, budget)
+    sampler = Sampler("euler", (method.steps_allowed or (4,))[0])
+    yield "sample: shape and finite", lambda: _sample_shape(method, noise, sampler, task)
+    yield "sample: deterministic", lambda: _deterministic(method, noise, sampler)
+    yield "sample: independent of the batch", lambda: _batch_independent(method, noise, sampler)
+    yield "sample: noise untouched", lambda: _noise_untouched(method, noise, sampler)
     if isinstance(method, VelocityMethod):
         yield "velocity: one time per sample, finite on [0, 1]", lambda: _velocity(method, noise)
     if any(True for _ in method.parameters()):
         if not kind.needs_teacher:
             yield "loss: finite, differentiable, seeded", lambda: _loss(method, task)
-        yield "state: saved and reloaded", lambda: _state(method, build(recipe, task, kind, spec), noise, budget)
+        yield "state: saved and reloaded", lambda: _state(method, build(recipe, task, kind, spec), noise, sampler)
 
 
 def check_method(spec: str, task: str = "gaussian-moons") -> list[Check]:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmbench import catalogue
 from fmbench.noise import generator
-from fmbench.recipe import Recipe, closed, override
+from fmbench.records.recipe import Recipe, closed, override
 from fmbench.registry import TASKS
 from fmbench.tasks.base import StandardNormal, Task
 from fmbench.tasks.mixture import GaussianMixture
+from fmbench.zoo import catalogue
 
 torch.set_num_threads(1)
 
@@ -104,7 +104,7 @@ def tiny_recipe() -> Callable[..., Recipe]:
 @pytest.fixture(scope="session")
 def trained_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zoo folder with two entries trained for a few steps; read-only for the tests that share it."""
-    from fmbench.training import train
+    from fmbench.training.run import train
 
     root = tmp_path_factory.mktemp("zoo")
     train(tiny("gaussian-8gaussians", "cfm"), root / "gaussian-8gaussians" / "tiny")

@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmbench.acceleration import Acceleration, accelerate_net
-from fmbench.methods.base import Batch, Budget
+from fmbench.evaluation.acceleration import Acceleration, accelerate_net
+from fmbench.methods.base import Batch
 from fmbench.methods.cfm import CFM
-from fmbench.model import generate
 from fmbench.nets.dit import DiT
 from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet
 from fmbench.noise import generator
+from fmbench.records.sampler import Sampler
+from fmbench.zoo.model import generate
 
 SHAPE = (1, 8, 8)
 N, CLASSES = 6, 3
@@ -29,7 +30,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: MLP(SHAPE, CLASSES, width=16, depth=2),
 }
 EVERY = [Acceleration(), Acceleration("bfloat16", channels_last=True), Acceleration(compile="default")]
-GUIDED = Budget("heun", 2, guidance=2.0)
+GUIDED = Sampler("heun", 2, guidance=2.0)
 
 
 @pytest.fixture
@@ -208,9 +209,9 @@ def test_compiled_samples_are_the_eager_ones(seeded) -> None:
     for p in method.parameters():
         p.data += 0.05 * torch.randn(p.shape, generator=random)
     x, _ = inputs()
-    plain = generate(method, x, Budget("heun", 2))
+    plain = generate(method, x, Sampler("heun", 2))
     accelerate_net(method, Acceleration(compile="default"))
-    compiled = generate(method, x, Budget("heun", 2))
+    compiled = generate(method, x, Sampler("heun", 2))
     assert compiled.evaluations == plain.evaluations
     assert torch.allclose(compiled.samples, plain.samples, atol=1e-5)
     assert not [name for name in method.state_dict() if "_orig_mod" in name]

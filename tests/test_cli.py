@@ -144,7 +144,7 @@ def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
         )
         == 0
     )
-    from fmbench.pictures import trajectories
+    from fmbench.zoo.pictures import trajectories
 
     model = fmbench.load(str(folder))
     assert model.conditional
@@ -246,7 +246,7 @@ def test_validate_metrics_prints_the_table_and_fails_on_a_wrong_metric(tmp_path,
 
 def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
     """The network is cut to its first layers, so that the table costs seconds; what it holds is tested beside the libraries."""
-    from fmbench import rescoring
+    from fmbench.evaluation import rescoring
     from fmbench.features.extractor import Extractor, InDomain
 
     tiny = Extractor("tiny", "0" * 64, lambda x: (x.mean(dim=(2, 3)), None), InDomain((3, 299, 299)))
@@ -293,7 +293,7 @@ def test_trajectories_go_from_the_noise_to_the_sample(tmp_path):
     assert run("sample", *words, "--trajectory", 4, "-o", strip) == 0
     assert run("sample", *words, "-o", samples) == 0
     model = fmbench.load("digits/ot-cfm")
-    from fmbench.pictures import grid
+    from fmbench.zoo.pictures import grid
 
     grid(model.noise(0, 3, 0), 1).save(noise)
     grid(model.sample(3, steps=6), 1).save(samples)

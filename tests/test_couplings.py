@@ -11,7 +11,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from fmbench.couplings import (
+from fmbench.noise import generator
+from fmbench.paths.couplings import (
     effective_sample_size,
     entropic_pairs,
     entropic_plan,
@@ -19,7 +20,6 @@ from fmbench.couplings import (
     gibbs_weights,
     squared_distances,
 )
-from fmbench.noise import generator
 
 
 def batch(n: int, dim: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:

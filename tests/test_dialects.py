@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fmbench.dialects import CONVENTIONS, OURS, dialect_features, distance, fid_dialects, spread, table
+from fmbench.evaluation.dialects import CONVENTIONS, OURS, dialect_features, distance, fid_dialects, spread, table
 from fmbench.features.builders import TF1_INCEPTION, inception_network
 from fmbench.features.extractor import Extractor
 from fmbench.features.inception import empty_inception, random_state

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 
 import fmbench
-from fmbench import catalogue, protocol, result
-from fmbench.acceleration import Acceleration
-from fmbench.evaluation import Options
-from fmbench.files import sha256
-from fmbench.runner import evaluate_one, plan, run
+from fmbench.evaluation.acceleration import Acceleration
+from fmbench.evaluation.evaluation import Options
+from fmbench.evaluation.run import evaluate_one, plan, run
+from fmbench.records import protocol, result
+from fmbench.records.sampler import Sampler
+from fmbench.storage.files import sha256
 from fmbench.tasks.toys import gaussian_moons
+from fmbench.zoo import catalogue
 
 PROTOCOL = """
 name = "tiny"
@@ -149,7 +151,7 @@ def test_a_version_that_keeps_the_rows_of_another_measures_the_flow_only(tiny, t
     keeping = text.replace("flow =", f'keeps = ["{protocol.read(tiny).sha256}"]\nflow =')
     tiny.write_text(keeping)
     with monkeypatch.context() as m:
-        m.setattr("fmbench.evaluation.generate", lambda *_: pytest.fail("samples are drawn again"))
+        m.setattr("fmbench.evaluation.evaluation.generate", lambda *_: pytest.fail("samples are drawn again"))
         after = run(tiny, [ENTRY], out).results
     assert [r.benchmark["version"] for r in after] == [2, 2]
     for old, new in zip(before, after, strict=True):
@@ -208,7 +210,7 @@ def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
 
 def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
     """A crash after the first sampler leaves its units; the next run does not sample them again."""
-    from fmbench import evaluation
+    from fmbench.evaluation import evaluation
 
     out, calls = tmp_path / "out", []
     original = evaluation.generate
@@ -229,7 +231,7 @@ def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
 
 
 def test_a_damaged_unit_is_made_again(tiny, tmp_path, monkeypatch):
-    from fmbench import units
+    from fmbench.evaluation import units
 
     path = tmp_path / "u.safetensors"
     made = units.stored(path, lambda: units.Unit(torch.ones(3, 2), {"network": 3}))
@@ -300,8 +302,8 @@ def test_a_full_disk_leaves_nothing_half_written(tiny, tmp_path):
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from fmbench.runner import run\n"
-        "import fmbench.evaluation, fmbench.metrics.wasserstein, ot, scipy\n"
+        "from fmbench.evaluation.run import run\n"
+        "import fmbench.evaluation.evaluation, fmbench.metrics.wasserstein, ot, scipy\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"run({str(tiny)!r}, [{ENTRY!r}], Path({str(tmp_path / 'out')!r}))\n"
@@ -341,7 +343,7 @@ def test_torchcfm_networks_are_evaluated_as_they_are(tiny):
 
 def test_the_data_row_is_the_floor_and_the_oracle_reaches_it(tmp_path):
     spec = protocol.read("quick")
-    spec = dataclasses.replace(spec, samplers=(protocol.Sampler("euler", 64),), samples=400)
+    spec = dataclasses.replace(spec, samplers=(Sampler("euler", 64),), samples=400)
     data = evaluate_one(spec, gaussian_moons(), None, Options(), None)
     oracle = evaluate_one(spec, gaussian_moons(), fmbench.load("gaussian-moons/oracle"), Options(), None)
     floor, exact = data.rows[0].metrics["wasserstein2"], oracle.rows[0].metrics["wasserstein2"]
@@ -381,18 +383,17 @@ def test_every_bundled_protocol_can_be_read():
 
 
 def test_every_registered_metric_is_described_and_gives_a_number_or_a_reason():
-    from fmbench.metrics.info import METRICS as info
-    from fmbench.registry import METRICS, TASKS
+    from fmbench.records.metric import METRICS
+    from fmbench.registry import TASKS
 
-    assert set(METRICS.table) == set(info)
     spec = dataclasses.replace(
-        protocol.read("digits"), metrics=tuple(info), samples=40, samplers=(protocol.Sampler("euler", 2),)
+        protocol.read("digits"), metrics=tuple(METRICS), samples=40, samplers=(Sampler("euler", 2),)
     )
     found = evaluate_one(spec, TASKS.resolve("digits")(), fmbench.load("digits/oracle"), Options(limit=40), None)
     estimates = {**found.rows[0].metrics, **found.flow}
-    assert set(estimates) == set(info)
+    assert set(estimates) == set(METRICS)
     for name, estimate in estimates.items():
         assert (estimate.value is None) == bool(estimate.reason), name
-    vectors_only = {name for name, i in info.items() if "image" not in i.kinds}
+    vectors_only = {name for name, i in METRICS.items() if "image" not in i.kinds}
     # The oracle of a finite set ends in points, which have no density.
     assert {name for name, e in estimates.items() if e.value is None} == {*vectors_only, "bits_per_dimension"}

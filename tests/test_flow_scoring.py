@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import fmbench
-from fmbench.costs import model_cost, sampler_latency
-from fmbench.flow_scoring import FlowScorer
-from fmbench.metrics.info import METRICS as INFO
-from fmbench.model import Model, wrap
+from fmbench.evaluation.cost.costs import model_cost, sampler_latency
+from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.noise import draw
-from fmbench.protocol import Sampler
+from fmbench.records.metric import METRICS as INFO
+from fmbench.records.protocol import Sampler
+from fmbench.zoo.model import Model, wrap
 
 FLOW = {"samples": 2000, "steps": 40, "probes": 500, "probe_steps": 40}
 NAMES = [name for name, info in INFO.items() if info.scope == "flow"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fmbench.recipe import Training
-from fmbench.training import learning_rate
+from fmbench.records.recipe import Training
+from fmbench.training.run import learning_rate
 
 
 @pytest.mark.parametrize(

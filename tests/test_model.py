@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmbench import catalogue
-from fmbench.files import sha256
-from fmbench.methods.base import Budget
-from fmbench.model import Model, generate, load, wrap
 from fmbench.noise import BLOCK
-from fmbench.recipe import read
+from fmbench.records.recipe import read
+from fmbench.records.sampler import Sampler
 from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.euler import Euler
+from fmbench.storage.files import sha256
+from fmbench.zoo import catalogue
+from fmbench.zoo.model import Model, generate, load, wrap
 
 OWN = """
 import torch
@@ -82,7 +82,7 @@ def test_by_file(own: str) -> None:
 
 
 def test_by_file_with_trained_weights(own: str, tiny_recipe, tmp_path: Path) -> None:
-    from fmbench.training import train
+    from fmbench.training.run import train
 
     spec = f"{own}:Learned"
     with pytest.raises(
@@ -266,7 +266,7 @@ def test_a_torchcfm_network_is_wrapped_in_a_few_lines(seeded) -> None:
         for k in range(4):
             x = x + 0.25 * net(torch.cat([x, torch.full((20, 1), k / 4)], dim=1))
     assert torch.allclose(model.sample(20, seed=5, steps=4), x, atol=1e-5)
-    made = generate(model.method, model.noise(0, 20, 5), Budget("heun", 3))
+    made = generate(model.method, model.noise(0, 20, 5), Sampler("heun", 3))
     assert made.evaluations.network == 20 * 6
     with pytest.raises(ValueError, match="already trained"):
         model.method.loss(None, torch.Generator())
@@ -277,7 +277,7 @@ def test_a_field_with_the_data_at_time_zero_is_turned_round(gaussian_flow) -> No
     reversed_net.forward = lambda x, t: -gaussian_flow.velocity(x, 1 - t)  # type: ignore[method-assign]
     model = wrap(reversed_net, "gaussian-8gaussians", "reversed", lambda m, x, t: -m(x, 1 - t))
     x = torch.randn((5, 1), generator=torch.Generator().manual_seed(0))
-    turned = model.method.sample(x, Budget("euler", 7))
+    turned = model.method.sample(x, Sampler("euler", 7))
     assert torch.allclose(turned, Euler().solve(gaussian_flow.velocity, x, uniform_grid(7)), atol=1e-6)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fmbench import nfe
-from fmbench.methods.base import Budget
 from fmbench.methods.cfm import CFM
-from fmbench.model import generate
+from fmbench.records.sampler import Sampler
+from fmbench.zoo.model import generate
 
 
 class Still(nn.Module):
@@ -27,14 +27,14 @@ COSTS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 @pytest.mark.parametrize("solver", COSTS)
 @pytest.mark.parametrize(("n", "batch_size"), [(10, 256), (10, 3), (300, 256), (1, 1)])
 def test_rows_are_samples_times_steps_times_stages(solver: str, n: int, batch_size: int) -> None:
-    made = generate(CFM(Still()), torch.zeros(n, 2), Budget(solver, 5), batch_size=batch_size)
+    made = generate(CFM(Still()), torch.zeros(n, 2), Sampler(solver, 5), batch_size=batch_size)
     assert made.evaluations == nfe.Evaluations(network=5 * COSTS[solver] * n, guidance=0)
 
 
 @pytest.mark.parametrize(("guidance", "second"), [(1.0, 0), (2.0, 1), (0.0, 1)])
 def test_guidance_is_counted_apart(guidance: float, second: int) -> None:
     labels = torch.zeros(8, dtype=torch.int64)
-    made = generate(CFM(Still()), torch.zeros(8, 2), Budget("heun", 3, guidance=guidance), labels, batch_size=5)
+    made = generate(CFM(Still()), torch.zeros(8, 2), Sampler("heun", 3, guidance=guidance), labels, batch_size=5)
     assert made.evaluations == nfe.Evaluations(network=8 * 6, guidance=second * 8 * 6)
 
 
@@ -42,7 +42,7 @@ def test_adaptive_evaluations_are_whole_numbers_of_blocks() -> None:
     calls = []
     net = Still()
     net.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    made = generate(CFM(net), torch.zeros(300, 2), Budget("dopri5"), batch_size=7)
+    made = generate(CFM(net), torch.zeros(300, 2), Sampler("dopri5"), batch_size=7)
     assert set(calls) == {256, 44}
     assert made.evaluations.network == sum(calls)
 

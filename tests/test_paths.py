@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from fmbench.noise import generator
-from fmbench.paths import BridgePath, LinearPath, Path, TargetPath, convert, linear_schedule, trigonometric_schedule
+from fmbench.paths.path import (
+    BridgePath,
+    LinearPath,
+    Path,
+    TargetPath,
+    convert,
+    linear_schedule,
+    trigonometric_schedule,
+)
 from fmbench.tasks.mixture import GaussianMixture, MixtureVelocity
 
 PATHS = [LinearPath(0.0), LinearPath(0.3), TargetPath(0.0), TargetPath(0.2), BridgePath(0.0), BridgePath(0.7)]

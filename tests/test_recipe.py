@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from fmbench import catalogue
-from fmbench.recipe import (
+from fmbench.records.recipe import (
     Recipe,
     Training,
     Weights,
@@ -24,6 +23,7 @@ from fmbench.recipe import (
     require_closed,
 )
 from fmbench.registry import TASKS
+from fmbench.zoo import catalogue
 
 GOOD: dict[str, Any] = {
     "task": "mixture-2d",

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import fmbench
-from fmbench import result
 from fmbench.cli import main
+from fmbench.evaluation.rescoring import score
+from fmbench.records import result
 from fmbench.registry import TASKS, UnknownName
-from fmbench.rescoring import score
 from fmbench.tasks.digits import digits
 
 FEATURES = ["frechet_distance", "kernel_distance", "precision", "coverage"]

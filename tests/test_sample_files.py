@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from fmbench.sample_files import read_samples
+from fmbench.storage.samples import read_samples
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 1, 6, 4), dtype=np.uint8)

@@ -18,19 +18,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fmbench
-import fmbench.training as training
+import fmbench.training.run as training
 from fmbench import noise
 from fmbench.cli import main
-from fmbench.entry_folder import WEIGHTS
-from fmbench.files import sha256
-from fmbench.methods.base import Budget, VelocityMethod
+from fmbench.methods.base import VelocityMethod
 from fmbench.methods.rectified_flow import teacher_pairs
-from fmbench.model import load
 from fmbench.noise import generator
-from fmbench.recipe import Recipe, override, read
+from fmbench.records.recipe import Recipe, override, read
+from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
-from fmbench.teacher import kept
-from fmbench.training import CHECKPOINT, train
+from fmbench.storage.files import sha256
+from fmbench.training.run import CHECKPOINT, train
+from fmbench.training.teacher import kept
+from fmbench.zoo.entry import WEIGHTS
+from fmbench.zoo.model import load
 
 MakeRecipe = Callable[..., Recipe]
 TASK = "gaussian-8gaussians"
@@ -112,8 +113,8 @@ KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from fmbench import training
-from fmbench.recipe import read
+from fmbench.training import run as training
+from fmbench.records.recipe import read
 from fmbench.registry import METHODS, NETS, TASKS
 import safetensors.torch, scipy.special
 recipe, out = read(Path(sys.argv[1])), sys.argv[2]
@@ -259,7 +260,7 @@ def test_pairs_made_before_an_interruption_are_not_made_again(
 def test_samples_of_a_teacher_are_named_by_weights_budget_and_noise(tmp_path: Path, zoo: Path) -> None:
     teacher, noise = load(f"{TASK}/tiny").method, TASKS.resolve(TASK)().source.sample(8, generator(1))
     assert isinstance(teacher, VelocityMethod)
-    two, three = Budget("euler", 2), Budget("euler", 3)
+    two, three = Sampler("euler", 2), Sampler("euler", 3)
     with kept(teacher, tmp_path, 8) as student:
         assert isinstance(student, VelocityMethod)
         for start, budget in ((noise, two), (noise, three), (noise + 1, two), (noise, two)):
@@ -278,7 +279,7 @@ def test_damaged_samples_of_a_teacher_are_made_again(damage: str, tmp_path: Path
     for attempt in range(2):
         with kept(teacher, tmp_path, 8) as student:
             assert student is not None
-            assert torch.equal(student.sample(noise, Budget("euler", 2)), teacher.sample(noise, Budget("euler", 2)))
+            assert torch.equal(student.sample(noise, Sampler("euler", 2)), teacher.sample(noise, Sampler("euler", 2)))
         (path,) = tmp_path.iterdir()
         if attempt == 0 and damage == "garbage":
             path.write_bytes(b"no samples")
@@ -465,7 +466,7 @@ def test_training_never_shares_random_numbers_with_evaluation(
     monkeypatch.setattr(training, "generator", recorded)
     monkeypatch.setattr("fmbench.methods.rectified_flow.generator", recorded)
     train(tiny_recipe(TASK, "cfm", **{"train.steps": 5}), tmp_path / "x")
-    teacher_pairs(TASKS.resolve(TASK)(), load(f"{TASK}/tiny").method, 300, Budget("euler", 1))
+    teacher_pairs(TASKS.resolve(TASK)(), load(f"{TASK}/tiny").method, 300, Sampler("euler", 1))
     assert len(used) >= 7
 
     evaluated: set[int] = set()
@@ -484,7 +485,7 @@ def test_training_never_shares_random_numbers_with_evaluation(
 def test_the_card_of_an_image_entry_shows_what_its_weights_draw(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     from PIL import Image
 
-    from fmbench.pictures import grid
+    from fmbench.zoo.pictures import grid
 
     folder = train(tiny_recipe("digits", "cfm", **{"train.steps": 2}), tmp_path / "digits" / "tiny")
     state = torch.random.get_rng_state()
@@ -503,7 +504,7 @@ def test_the_card_of_an_image_entry_shows_what_its_weights_draw(tmp_path: Path, 
 def test_the_card_of_a_conditional_entry_shows_a_row_per_class(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     from PIL import Image
 
-    from fmbench.pictures import to_uint8
+    from fmbench.zoo.pictures import to_uint8
 
     folder = train(tiny_recipe("digits", "cfm", conditional=True, **{"train.steps": 2}), tmp_path / "digits" / "tiny")
     model = fmbench.load(str(folder))

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fmbench.entry_folder import WEIGHTS
 from fmbench.noise import generator
-from fmbench.processes import join, launch, launched
-from fmbench.recipe import Recipe, read
-from fmbench.sharding import Sharded, check_rows
-from fmbench.training import CHECKPOINT, train
+from fmbench.records.recipe import Recipe, read
+from fmbench.training.processes import join, launch, launched
+from fmbench.training.run import CHECKPOINT, train
+from fmbench.training.sharding import Sharded, check_rows
+from fmbench.zoo.entry import WEIGHTS
 
 MakeRecipe = Callable[..., Recipe]
 TASK = "gaussian-8gaussians"

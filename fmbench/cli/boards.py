@@ -25,7 +25,7 @@ def cmd_sysinfo(args: argparse.Namespace) -> int:
     """Versions and devices."""
     import torch
 
-    from fmbench import environment
+    from fmbench.evaluation import environment
 
     facts = environment.describe(torch.device("cpu"))
     facts["cuda"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -18,7 +18,7 @@ KINDS = ("entries", "methods", "tasks", "benchmarks", "metrics")
 def _listing(kind: str) -> dict[str, str]:
     """Names of a kind, each with one line where that costs no import."""
     if kind == "metrics":
-        from fmbench.metrics.info import METRICS
+        from fmbench.records.metric import METRICS
 
         return {name: info.summary for name, info in METRICS.items()}
     return dict.fromkeys(getattr(fmbench, f"list_{kind}")(), "")
@@ -47,15 +47,18 @@ def _first_paragraph(text: str | None) -> str:
 
 def _info(name: str) -> dict[str, Any]:
     """What there is to know about a name of any kind. Raises UnknownName."""
-    from fmbench import catalogue, protocol, registry
-    from fmbench.metrics.info import METRICS
+    from fmbench import registry
+    from fmbench.records import protocol
+    from fmbench.records.metric import METRICS
+    from fmbench.storage.bundled import list_benchmarks
+    from fmbench.zoo import catalogue
 
     if name in METRICS:
-        measure = registry.METRICS.resolve(name)
+        measure = METRICS[name].resolve()
         texts = {"definition": sys.modules[measure.__module__].__doc__, "measured": measure.__doc__}
         told = {key: " ".join((text or "").split()) for key, text in texts.items()}
         return {"kind": "metric", "name": name, **dataclasses.asdict(METRICS[name]), **told}
-    if name in catalogue.list_benchmarks():
+    if name in list_benchmarks():
         return {"kind": "benchmark", **dataclasses.asdict(protocol.read(name))}
     if name in registry.METHODS.all():
         kind = registry.METHODS.resolve(name)
@@ -79,7 +82,7 @@ def _info(name: str) -> dict[str, Any]:
     except UnknownName:
         known = [
             *METRICS,
-            *catalogue.list_benchmarks(),
+            *list_benchmarks(),
             *registry.METHODS.all(),
             *registry.TASKS.all(),
             *catalogue.list_entries(),

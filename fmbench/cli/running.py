@@ -6,19 +6,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmbench.acceleration import COMPILE, DTYPES
 from fmbench.cli.shared import DONE, FAILED, Add, device_of, positive, print_json
+from fmbench.evaluation.acceleration import COMPILE, DTYPES
 from fmbench.progress import progress_bars
 
 
 def cmd_run(args: argparse.Namespace) -> int:
     """Evaluate models on a benchmark and print the tables."""
-    from fmbench import protocol
-    from fmbench.acceleration import Acceleration
-    from fmbench.evaluation import Options
+    from fmbench.evaluation.acceleration import Acceleration
+    from fmbench.evaluation.evaluation import Options
+    from fmbench.evaluation.run import plan, run
+    from fmbench.records import protocol
     from fmbench.report.build import build_leaderboard
     from fmbench.report.terminal import print_results
-    from fmbench.runner import plan, run
 
     device = device_of(args.device)
     options = Options(

@@ -15,9 +15,9 @@ def cmd_sample(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from fmbench.files import write_atomic
-    from fmbench.model import load
-    from fmbench.pictures import picture, trajectories
+    from fmbench.storage.files import write_atomic
+    from fmbench.zoo.model import load
+    from fmbench.zoo.pictures import picture, trajectories
 
     suffix = args.output.suffix.lower()
     if suffix not in (".png", ".npy"):

@@ -11,7 +11,7 @@ from fmbench.cli.shared import DONE, FAILED, Add, UsageError, positive, print_js
 from fmbench.progress import progress_bars
 
 if TYPE_CHECKING:
-    from fmbench.result import Result
+    from fmbench.records.result import Result
 
 RANGES = ("signed", "unit", "bytes")
 SCORES = ("metric", "value", "95 % interval", "unit")
@@ -46,7 +46,7 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_scores(result: Result) -> None:
-    from fmbench.metrics.info import METRICS
+    from fmbench.records.metric import METRICS
 
     (row,) = result.rows
     print(f"{result.model['name']}: {row.samples['n']} samples, {result.status}, sha256 {row.samples['sha256'][:16]}")
@@ -63,7 +63,7 @@ def _print_scores(result: Result) -> None:
 
 
 def _compared(args: argparse.Namespace) -> dict[str, Any]:
-    """What is compared with what, as :func:`fmbench.rescoring.score` and ``dialects`` take it."""
+    """What is compared with what, as :func:`fmbench.evaluation.rescoring.score` and ``dialects`` take it."""
     return {
         "task": args.task,
         "reference": args.reference,
@@ -75,8 +75,8 @@ def _compared(args: argparse.Namespace) -> dict[str, Any]:
 
 def cmd_score(args: argparse.Namespace) -> int:
     """Score samples that exist already."""
-    from fmbench.files import check_writable
-    from fmbench.rescoring import score
+    from fmbench.evaluation.rescoring import score
+    from fmbench.storage.files import check_writable
 
     if (args.task is None) == (args.reference is None):
         raise UsageError("give what to compare with: --task NAME or --reference FILE, one of them")
@@ -107,8 +107,8 @@ def cmd_score(args: argparse.Namespace) -> int:
 
 
 def _dialects(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from fmbench.dialects import table
-    from fmbench.rescoring import dialects
+    from fmbench.evaluation.dialects import table
+    from fmbench.evaluation.rescoring import dialects
 
     with progress_bars(not args.json) as progress:
         bar = progress.add_task("FID dialects", total=None)
@@ -141,7 +141,7 @@ def _print_dialects(rows: Sequence[dict[str, Any]]) -> None:
 
 def cmd_validate(args: argparse.Namespace) -> int:
     """Run every metric on cases whose answer is known."""
-    from fmbench.files import check_writable, write_atomic
+    from fmbench.storage.files import check_writable, write_atomic
     from fmbench.validation import run, summary, to_json, to_markdown
     from fmbench.validation.table import COLUMNS, cells
 

@@ -14,8 +14,9 @@ from fmbench.progress import progress_bars
 
 def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     """The recipe to train and the folder to write."""
-    from fmbench import catalogue, recipe
+    from fmbench.records import recipe
     from fmbench.registry import TASKS
+    from fmbench.zoo import catalogue
 
     settings = dict(args.set or [])
     if args.teacher:
@@ -42,7 +43,7 @@ def cmd_train(args: argparse.Namespace) -> int:
     """Train a recipe."""
     import torch
 
-    from fmbench.training import train
+    from fmbench.training.run import train
 
     chosen, out = _recipe(args)
     device = device_of(args.device)
@@ -91,8 +92,8 @@ def cmd_train(args: argparse.Namespace) -> int:
 
 def cmd_card(args: argparse.Namespace) -> int:
     """Write model cards again."""
-    from fmbench import catalogue
-    from fmbench.entry_folder import write_card
+    from fmbench.zoo import catalogue
+    from fmbench.zoo.entry import write_card
 
     written = [str(path) for name in args.entry for path in write_card(catalogue.find(name).folder)]
     print_json(written) if args.json else print("\n".join(written))

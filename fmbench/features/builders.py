@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fmbench.features.download import RemoteFile, fetch_file, file_sha256
 from fmbench.features.extractor import Extractor, Network, Rgb
+from fmbench.storage.download import RemoteFile, fetch_file, file_sha256
 
 WEIGHTS = "weights"
 """Folder of the cache."""

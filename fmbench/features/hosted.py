@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.features.download import RemoteFile, fetch_file
+from fmbench.storage.download import RemoteFile, fetch_file
 
 CLEAN_FID = "https://www.cs.cmu.edu/~clean-fid/stats"
 MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
@@ -30,7 +30,7 @@ def clean_fid_statistics(
     ``legacy_tensorflow``.
 
     Raises ValueError for an unknown mode or a file that holds no statistics, and what
-    :func:`fmbench.features.download.fetch_file` raises, one line each.
+    :func:`fmbench.storage.download.fetch_file` raises, one line each.
     """
     if mode not in MODES:
         raise ValueError(f"clean-fid has no mode {mode!r}; it has: {', '.join(MODES)}")

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from fmbench.datasets import disk_full, is_disk_full
-from fmbench.features.download import CACHE_VARIABLE, cache_root, file_sha256
 from fmbench.features.extractor import Extractor
-from fmbench.files import fingerprint, sha256, write_atomic, write_json
 from fmbench.metrics.frechet import Moments
+from fmbench.storage.download import CACHE_VARIABLE, cache_root, file_sha256
+from fmbench.storage.files import fingerprint, sha256, write_atomic, write_json
+from fmbench.storage.hub import disk_full, is_disk_full
 from fmbench.tasks.base import Distribution, Task
 
 BATCH = 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fmbench import nfe
+from fmbench.records.sampler import Sampler
 from fmbench.registry import create
 from fmbench.shapes import Labels, Points, Times, Velocity
-from fmbench.solvers.base import Solver, checked_grid, uniform_grid
 from fmbench.tasks.base import Task
 
 
@@ -35,50 +34,6 @@ class Batch:
 
 BatchSource = Callable[[torch.Generator], Batch]
 """Draws one minibatch; everything random comes from the generator, so that step ``k`` of a run is the same after a resume."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a sample may cost.
-
-    Attributes:
-        solver: registry name of the solver.
-        steps: steps on a uniform grid; ignored by adaptive solvers and when ``grid`` is given.
-        grid: explicit times from 0 to 1, for learned schedules.
-        guidance: classifier-free guidance scale, 1 for none; needs labels.
-        rtol, atol: tolerances of adaptive solvers.
-
-    Raises ValueError for steps < 1 and for a guidance that is not finite.
-    """
-
-    solver: str = "euler"
-    steps: int = 1
-    grid: tuple[float, ...] | None = None
-    guidance: float = 1.0
-    rtol: float = 1e-5
-    atol: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance must be a finite number, 1 for none, got {self.guidance}")
-
-    def make_solver(self) -> Solver:
-        """The solver, with its tolerances when it is adaptive. Raises UnknownName for an unknown solver."""
-        from fmbench.registry import SOLVERS
-
-        kind = SOLVERS.resolve(self.solver)
-        return kind(rtol=self.rtol, atol=self.atol) if kind.adaptive else kind()
-
-    def times(self) -> Tensor:
-        """The time grid, float64, from 0 to 1."""
-        if self.grid is None:
-            return uniform_grid(self.steps)
-        grid = checked_grid(torch.tensor(self.grid, dtype=torch.float64))
-        if grid[0] != 0 or grid[-1] != 1:
-            raise ValueError(f"a sampling grid must run from 0 to 1, got {grid[0]:g} to {grid[-1]:g}")
-        return grid
 
 
 class Method(nn.Module, ABC):
@@ -135,7 +90,7 @@ class Method(nn.Module, ABC):
         """Scalar training loss of one minibatch."""
 
     @abstractmethod
-    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
         """Turn source points into data points, both (batch, *shape)."""
 
 
@@ -196,10 +151,10 @@ class VelocityMethod(Method):
                 f"guidance {guidance} needs an entry trained with label_dropout > 0; this one never saw a null label"
             )
 
-    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
         """Integrate the velocity from t = 0 to t = 1. Raises ValueError for guidance without labels, or of an entry not trained for it."""
-        self.require_guidable(budget.guidance, labels)
-        return budget.make_solver().solve(self.field(labels, budget.guidance), noise, budget.times())
+        self.require_guidable(sampler.guidance, labels)
+        return sampler.make_solver().solve(self.field(labels, sampler.guidance), noise, sampler.times())
 
     def predict(self, x: Points, t: Times, batch: Batch, generator: torch.Generator) -> Points:
         """The network's velocity in training, labels dropped with probability ``label_dropout`` for guidance later."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fmbench.methods.base import Batch, VelocityMethod, uniform_times
-from fmbench.paths import LinearPath, Path
+from fmbench.paths.path import LinearPath, Path
 from fmbench.shapes import squared_norm
 
 

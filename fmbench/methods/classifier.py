@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbench.methods.base import Batch, Budget, Method
+from fmbench.methods.base import Batch, Method
+from fmbench.records.sampler import Sampler
 from fmbench.shapes import Labels, Points
 from fmbench.tasks.base import Task
 
@@ -55,6 +56,6 @@ class Classifier(Method):
         """Penultimate activations, (batch, features)."""
         return self.net.body(x)  # type: ignore[operator]
 
-    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
         """Raises ValueError: a classifier does not generate."""
         raise ValueError("a classifier generates no samples; it is a feature extractor")

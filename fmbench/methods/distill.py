@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fmbench.methods.base import Batch, BatchSource, Budget, Method, keyed_dropout
+from fmbench.methods.base import Batch, BatchSource, Method, keyed_dropout
 from fmbench.methods.rectified_flow import pair_batches
+from fmbench.records.sampler import Sampler
 from fmbench.shapes import Labels, Points, squared_norm
 from fmbench.tasks.base import Task
 
@@ -25,11 +26,11 @@ class Distill(Method):
     def __init__(self, net: nn.Module, pairs: int = 65_536, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         super().__init__(net)
         self.pairs = pairs
-        self.budget = Budget("dopri5", rtol=rtol, atol=atol)
+        self.sampler = Sampler("dopri5", options={"rtol": rtol, "atol": atol})
 
     def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
         """See :func:`pair_batches`."""
-        return pair_batches(task, teacher, self.pairs, self.budget, batch_size)
+        return pair_batches(task, teacher, self.pairs, self.sampler, batch_size)
 
     def _map(self, z: Points) -> Points:
         return z + self.net(z, torch.zeros(len(z), device=z.device))
@@ -40,10 +41,10 @@ class Distill(Method):
             error = squared_norm(self._map(batch.x0) - batch.x1)
         return error.mean() / batch.x1[0].numel()
 
-    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
         """One evaluation. Raises ValueError for any other number of steps."""
-        if budget.solver != "euler" or budget.steps != 1:
+        if sampler.solver != "euler" or sampler.steps != 1:
             raise ValueError(
-                f"a one-step map samples with solver euler, steps 1; got {budget.solver}, steps {budget.steps}"
+                f"a one-step map samples with solver euler, steps 1; got {sampler.solver}, steps {sampler.steps}"
             )
         return self._map(noise)

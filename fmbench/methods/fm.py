@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from fmbench.methods.cfm import CFM
-from fmbench.paths import TargetPath
+from fmbench.paths.path import TargetPath
 
 
 class FM(CFM):

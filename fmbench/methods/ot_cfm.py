@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fmbench.couplings import exact_pairs
 from fmbench.methods.base import Batch
 from fmbench.methods.cfm import CFM
+from fmbench.paths.couplings import exact_pairs
 
 
 class OTCFM(CFM):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmbench.methods.base import Batch, BatchSource, Budget, Method, VelocityMethod
+from fmbench.methods.base import Batch, BatchSource, Method, VelocityMethod
 from fmbench.methods.cfm import CFM
 from fmbench.noise import BLOCK, generator
+from fmbench.records.sampler import Sampler
 from fmbench.tasks.base import Task
 
 PAIR_SEED = 2209
@@ -24,7 +25,9 @@ class RectifiedFlow(CFM):
         super().__init__(net, 0.0, label_dropout)
 
 
-def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget) -> tuple[torch.Tensor, torch.Tensor]:
+def teacher_pairs(
+    task: Task, teacher: Method | None, count: int, sampler: Sampler
+) -> tuple[torch.Tensor, torch.Tensor]:
     """``count`` aligned pairs (Z0, Z1 = ODE(Z0)) of a trained velocity model, in whole noise blocks.
 
     Raises ValueError when the recipe named no teacher, or one that has no velocity field.
@@ -40,13 +43,13 @@ def teacher_pairs(task: Task, teacher: Method | None, count: int, budget: Budget
         for block in range(-(-count // BLOCK)):
             noise = task.source.sample(BLOCK, generator(PAIR_SEED, block))
             starts.append(noise)
-            stops.append(teacher.sample(noise.to(device), budget).cpu())
+            stops.append(teacher.sample(noise.to(device), sampler).cpu())
     return torch.cat(starts)[:count], torch.cat(stops)[:count]
 
 
-def pair_batches(task: Task, teacher: Method | None, count: int, budget: Budget, batch_size: int) -> BatchSource:
+def pair_batches(task: Task, teacher: Method | None, count: int, sampler: Sampler, batch_size: int) -> BatchSource:
     """Minibatches drawn with replacement from :func:`teacher_pairs`; noise and sample stay aligned."""
-    z0, z1 = teacher_pairs(task, teacher, count, budget)
+    z0, z1 = teacher_pairs(task, teacher, count, sampler)
 
     def source(generator: torch.Generator) -> Batch:
         index = torch.randint(count, (batch_size,), generator=generator)
@@ -70,8 +73,8 @@ class Reflow(RectifiedFlow):
     def __init__(self, net: nn.Module, pairs: int = 65_536, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         super().__init__(net, label_dropout=0.0)
         self.pairs = pairs
-        self.budget = Budget("dopri5", rtol=rtol, atol=atol)
+        self.sampler = Sampler("dopri5", options={"rtol": rtol, "atol": atol})
 
     def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
         """See :func:`pair_batches`."""
-        return pair_batches(task, teacher, self.pairs, self.budget, batch_size)
+        return pair_batches(task, teacher, self.pairs, self.sampler, batch_size)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmbench.couplings import entropic_pairs
 from fmbench.methods.base import Batch
 from fmbench.methods.cfm import CFM
-from fmbench.paths import BridgePath
+from fmbench.paths.couplings import entropic_pairs
+from fmbench.paths.path import BridgePath
 
 
 class SBCFM(CFM):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fmbench.couplings import gibbs_weights
 from fmbench.methods.base import Batch
 from fmbench.methods.cfm import CFM
+from fmbench.paths.couplings import gibbs_weights
 
 
 class WCFM(CFM):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 from fmbench.student import t95
 
 if TYPE_CHECKING:

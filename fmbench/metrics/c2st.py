@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fmbench.metrics.base import SampleContext, checked_samples, effective_trials, wilson_interval
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 MOST = 2000
 """Samples of each side that ``measure`` uses."""

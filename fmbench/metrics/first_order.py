@@ -18,8 +18,8 @@ from torch import Tensor
 from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
-from fmbench.paths import Schedule, convert, linear_schedule
-from fmbench.result import Estimate
+from fmbench.paths.path import Schedule, convert, linear_schedule
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fmbench.metrics.base import Shared, mean_estimate
 from fmbench.metrics.probe import Probe
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import cosine_grid, uniform_grid
 from fmbench.solvers.rk4 import RK4

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmbench.metrics.base import SampleContext, checked_samples, deletions, jackknife_estimate, squared_interval
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 ROUND_OFF = 1e-8
 """Asymmetry and negative curvature of a covariance that pass for round-off, relative to its largest entry."""

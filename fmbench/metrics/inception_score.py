@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 
 def mutual_information(logits: np.ndarray) -> float:

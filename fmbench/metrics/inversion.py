@@ -9,7 +9,7 @@ import torch
 
 from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import Solver, uniform_grid
 from fmbench.solvers.rk4 import RK4

@@ -14,7 +14,7 @@ import numpy as np
 
 from fmbench.metrics.base import SampleContext, checked_samples
 from fmbench.metrics.mmd import BLOCK, Kernel, mmd_estimate, mmd_squared
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 
 def polynomial_kernel(degree: int, gamma: float, coef0: float) -> Kernel:

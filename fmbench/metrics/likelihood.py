@@ -20,7 +20,7 @@ from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence
 from fmbench.noise import generator as seeded
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Times, Velocity
 from fmbench.solvers.base import cosine_grid
 from fmbench.solvers.rk4 import RK4

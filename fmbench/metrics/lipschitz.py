@@ -16,7 +16,7 @@ from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import jacobian_product, transposed_product
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.noise import generator as seeded
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Times, Velocity, like, squared_norm
 
 STREAM = 0x11B5

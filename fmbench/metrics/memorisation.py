@@ -13,7 +13,7 @@ import numpy as np
 
 from fmbench.metrics.base import QUADRATIC, Z95, SampleContext, checked_samples, proportion_estimate
 from fmbench.metrics.neighbours import nearest
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 
 def authentic(generated: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fmbench.metrics.base import GROUPS, SampleContext, checked_samples, deletions, squared_interval
 from fmbench.metrics.neighbours import squared_distances
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 BLOCK = 2048
 """Rows and columns of a kernel block: 32 MiB of float64 however many samples there are."""

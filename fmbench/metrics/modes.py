@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fmbench.metrics.entropic import sinkhorn_divergence
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
 from fmbench.metrics.wasserstein import wasserstein2
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 GROUPS = 4
 LARGEST_GROUP = 1024

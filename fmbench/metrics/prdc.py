@@ -29,7 +29,7 @@ from fmbench.metrics.base import (
     wilson_interval,
 )
 from fmbench.metrics.neighbours import BLOCK, nearest, squared_distances
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 TIE = 1e-12
 """Squared distances that differ by less than this times the largest squared norm are ties: round-off cannot tell them

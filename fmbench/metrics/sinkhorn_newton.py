@@ -30,7 +30,7 @@ from fmbench.metrics.entropic import (
     sweep,
     warm_start,
 )
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 SWEEPS = 20
 STEPS = 300

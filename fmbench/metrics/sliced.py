@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fmbench.metrics.base import SampleContext, checked_samples, deletions, squared_interval
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 PROJECTIONS = 512
 JACKKNIFE_PROJECTIONS = 128

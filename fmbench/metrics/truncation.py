@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fmbench.metrics.base import SampleContext, mean_estimate
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 
 def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:

@@ -19,7 +19,7 @@ import torch
 from fmbench.metrics.base import jackknife_estimate, mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 
 

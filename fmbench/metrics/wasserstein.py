@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fmbench.metrics.base import Z95, SampleContext, checked_samples, over_seeds
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 ITERATIONS = 500_000_000
 """Pivot limit of the network simplex. POT's default of 1e5 is too low at n = 2048: wrong values, only a warning."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fmbench.catalogue import data_folder
-from fmbench.files import write_atomic
+from fmbench.records.result import Result
 from fmbench.report import csv, markdown, site
 from fmbench.report.ranking import rank_rule
 from fmbench.report.reading import read_results
 from fmbench.report.readme import fill
 from fmbench.report.table import Table, TableKey, build
-from fmbench.result import Result
+from fmbench.storage.bundled import data_folder
+from fmbench.storage.files import write_atomic
 
 
 def tables_of(

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from dataclasses import dataclass
 
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 MISSING = "–"
 NAME_LENGTH = 80

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fmbench.metrics.info import METRICS, MetricInfo
+from fmbench.records.metric import METRICS, Metric
+from fmbench.records.result import Estimate, Result, Row
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
 from fmbench.report.judging import Judged, metric_info
 from fmbench.report.ranking import CONDITIONAL, DIVISIONS, Standing, standing
 from fmbench.report.samplers import Sampler, row_for, sampler_label, sampler_of
-from fmbench.result import Estimate, Result, Row
 
 CONDITIONS = ("batch", "repeats", "p95", "p99", "stable", "device", "threads", "dtype", "compile", "tf32", "clock")
 """What the note of a latency says."""
@@ -45,7 +45,7 @@ class Column:
         return None if estimate is None or estimate.value is None else standing(estimate)
 
 
-def describe(info: MetricInfo) -> str:
+def describe(info: Metric) -> str:
     """A metric in one line: what it is, its unit, which side is better."""
     unit = f" Unit: {info.unit}." if info.unit else ""
     side = f" {info.better.capitalize()} is better." if info.better != "neither" else ""
@@ -111,7 +111,7 @@ def _operations(judged: Judged) -> Cell:
     return Cell(("at least " if unseen else "") + plain(flops / 1e6, 3), flops, clean(note, REASON_LENGTH))
 
 
-def _metric_column(metric: str, info: MetricInfo, sampler: Sampler, among: Sequence[Sampler]) -> Column:
+def _metric_column(metric: str, info: Metric, sampler: Sampler, among: Sequence[Sampler]) -> Column:
     def cell(judged: Judged) -> Cell:
         row = row_for(judged.result, sampler)
         if row is None:
@@ -150,7 +150,7 @@ def _nfe_column(sampler: Sampler, among: Sequence[Sampler]) -> Column:
 
 
 def columns_of(
-    results: Sequence[Result], samplers: Sequence[Sampler], metrics: Mapping[str, MetricInfo], budget: int
+    results: Sequence[Result], samplers: Sequence[Sampler], metrics: Mapping[str, Metric], budget: int
 ) -> list[Column]:
     """All columns of a table, those of the primary metric before those of the other metrics by sampler."""
     judged_nfe = "Measured network evaluations per sample, guidance included, in the row that is ranked."

@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fmbench.records.result import Estimate, Result, Row
 from fmbench.report.cells import REASON_LENGTH, clean
-from fmbench.result import Estimate, Result, Row
 
 FIELDS: tuple[str, ...] = (
     "benchmark", "version", "protocol", "task", "task_version", "entry", "model", "method", "division", "status",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmbench.metrics.info import METRICS, MetricInfo
+from fmbench.records.metric import METRICS, Metric
+from fmbench.records.result import Result, Row
 from fmbench.report.cells import clean
 from fmbench.report.ranking import (
     DIVISIONS,
@@ -18,7 +19,6 @@ from fmbench.report.ranking import (
     unranked_reason,
 )
 from fmbench.report.samplers import NO_SOLVER
-from fmbench.result import Result, Row
 
 GROUPS = ("anchor", *DIVISIONS, "unranked")
 """The order of the rows of a table."""
@@ -48,10 +48,10 @@ class Judged:
     label: str = ""
 
 
-def metric_info(name: str) -> MetricInfo:
+def metric_info(name: str) -> Metric:
     """What is known about a metric; a metric of somebody's own is called by its name and ranks nobody."""
-    unknown = MetricInfo(
-        clean(name), "", "neither", "samples", (), "as the result says", "Not described by this version."
+    unknown = Metric(
+        clean(name), "", "neither", "samples", (), "as the result says", "Not described by this version.", ""
     )
     return METRICS.get(name, unknown)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
-from fmbench.catalogue import data_folder
-from fmbench.result import Estimate, Result, Row
+from fmbench.records.result import Estimate, Result, Row
+from fmbench.storage.bundled import data_folder
 from fmbench.student import t95
 
 ANCHORS = ("data", "oracle")

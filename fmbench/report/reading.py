@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmbench import result
+from fmbench.records import result
+from fmbench.records.result import STATUSES, Estimate, Result, Row
 from fmbench.report.samplers import sampler_of
-from fmbench.result import STATUSES, Estimate, Result, Row
 
 
 def _require(condition: bool, message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fmbench.result import Result, Row
+from fmbench.records.result import Result, Row
 
 NO_SOLVER = "none"
 """Solver of rows that were not sampled: the fresh real samples of the data anchor."""

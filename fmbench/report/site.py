@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fmbench.catalogue import data_folder
 from fmbench.report.cells import Cell
 from fmbench.report.table import Table, TableKey
+from fmbench.storage.bundled import data_folder
 
 TEMPLATE = "template.html"
 PLACEHOLDER = re.compile(r"\{\{(policy|data)\}\}")

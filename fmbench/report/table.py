@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from fmbench.metrics.info import METRICS, MetricInfo
+from fmbench.records.metric import METRICS, Metric
+from fmbench.records.result import Result
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean
 from fmbench.report.columns import Column, columns_of
 from fmbench.report.judging import Judged, judge, metric_info
 from fmbench.report.ranking import DIVISIONS, PRIMARY, STEPS, primary_metric, shared_ranks
 from fmbench.report.samplers import NO_SOLVER, Sampler, row_for, sampler_label, sampler_of, samplers_of
-from fmbench.result import Result
 
 
 class TableKey(NamedTuple):
@@ -75,7 +75,7 @@ class Table:
     key: TableKey
     primary: str
     budget: int
-    metrics: Mapping[str, MetricInfo]
+    metrics: Mapping[str, Metric]
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
     failures: tuple[Note, ...]
@@ -101,7 +101,7 @@ class Table:
         return notes
 
 
-def sample_metrics(results: Sequence[Result], primary: str) -> dict[str, MetricInfo]:
+def sample_metrics(results: Sequence[Result], primary: str) -> dict[str, Metric]:
     """Metrics by sampler that have at least one number, the primary one first, then in the order of the listing."""
     rows = [row for result in results for row in result.rows]
     names = {name for row in rows for name, estimate in row.metrics.items() if estimate.value is not None} - {primary}

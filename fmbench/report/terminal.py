@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmbench.records.result import Result
 from fmbench.report.build import tables_of
 from fmbench.report.cells import MISSING, Cell
 from fmbench.report.table import Table
-from fmbench.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fmbench.datasets import disk_full, fetch, is_disk_full
-from fmbench.files import write_json
 from fmbench.progress import progress_bars
+from fmbench.storage.files import write_json
+from fmbench.storage.hub import disk_full, fetch, is_disk_full
 
 CACHE_VARIABLE = "FMBENCH_CACHE"
 CHUNK = 1000
@@ -215,7 +215,7 @@ def load(dataset: Dataset, split: str) -> Arrays:
 
     Safe in several processes at once. Raises, each in one line, ValueError (unknown split, file or pixels not as
     pinned, damaged cache), OSError (cache not writable; errno ENOSPC when the disk is full, and nothing half-written
-    stays), and what :func:`fmbench.datasets.fetch` raises.
+    stays), and what :func:`fmbench.storage.hub.fetch` raises.
     """
     folder, pinned = cache_folder(dataset, split), dataset.split(split)
     if folder.is_dir():

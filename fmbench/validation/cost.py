@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmbench.metrics.flops import flops_per_call
-from fmbench.metrics.latency import measure_latency
-from fmbench.metrics.memory import peak_memory
+from fmbench.evaluation.cost.flops import flops_per_call
+from fmbench.evaluation.cost.latency import measure_latency
+from fmbench.evaluation.cost.memory import peak_memory
 from fmbench.nfe import as_guidance, counting
 from fmbench.registry import SOLVERS
 from fmbench.solvers.base import uniform_grid

@@ -10,8 +10,8 @@ import torch
 from fmbench.metrics.base import SampleContext
 from fmbench.metrics.flow import FlowContext, reference_solve
 from fmbench.metrics.probe import Probe
-from fmbench.registry import METRICS
-from fmbench.result import Estimate
+from fmbench.records.metric import METRICS
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity
 
 
@@ -38,7 +38,7 @@ def on_samples(name: str, samples: np.ndarray, reference: np.ndarray, **more: An
         only_seed=False,
         **{"seed": 0, **more},
     )
-    return value_of(name, METRICS.resolve(name)(context))
+    return value_of(name, METRICS[name].resolve()(context))
 
 
 def scene(velocity: Velocity, x0: Points, steps: int, w2_squared: float = 1.0, **more: Any) -> FlowContext:
@@ -54,4 +54,4 @@ def scene(velocity: Velocity, x0: Points, steps: int, w2_squared: float = 1.0, *
 
 def on_flow(name: str, context: FlowContext) -> float:
     """A registered flow metric on a scene."""
-    return value_of(name, METRICS.resolve(name)(context))
+    return value_of(name, METRICS[name].resolve()(context))

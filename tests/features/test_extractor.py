@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from fmbench.features import EXTRACTORS, Extractor, load_extractor
+from fmbench.features import Extractor
 from fmbench.features.extractor import Rgb
 from fmbench.metrics.inception_score import inception_score
-from fmbench.registry import UnknownName
+from fmbench.registry import EXTRACTORS, UnknownName
 from fmbench.tasks.digits import split
+from fmbench.zoo.extractors import load_extractor
 
 RANDOM = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -122,7 +123,7 @@ def test_names_are_known_or_refused_with_the_nearest():
 
 @pytest.mark.parametrize("name", ["inception-tf", "clip", "clip-vit-l14-336", "dinov2-vit-l14"])
 def test_without_network_every_download_fails_in_one_line(name, monkeypatch):
-    monkeypatch.setattr("fmbench.features.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("fmbench.storage.download.time.sleep", lambda _: None)
     with pytest.raises(ConnectionError, match=r"^http://127.0.0.1:9/files/[^\n]* cannot be downloaded [^\n]*$"):
         load_extractor(name)
 

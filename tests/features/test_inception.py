@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fmbench.features import builders, load_extractor
+from fmbench.features import builders
 from fmbench.features.builders import inception_network, read_state
 from fmbench.features.inception import WIDTHS, Inception, empty_inception
 from fmbench.features.resize import tf1_bilinear
+from fmbench.zoo.extractors import load_extractor
 
 CPU = torch.device("cpu")
 
@@ -69,7 +70,7 @@ def test_an_unknown_width_is_refused(net):
 
 
 def test_inception_tf_downloads_verifies_and_scores(images, inception_file, mirror, monkeypatch):
-    from fmbench.features.download import RemoteFile, file_sha256
+    from fmbench.storage.download import RemoteFile, file_sha256
 
     pinned = RemoteFile("inception.pth", "http://127.0.0.1:9/none", file_sha256(inception_file))
     monkeypatch.setattr(builders, "INCEPTION", pinned)

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from fmbench.features import load_extractor
-from fmbench.features.download import cache_root
 from fmbench.features.extractor import Extractor, Rgb
 from fmbench.features.hosted import clean_fid_statistics
 from fmbench.features.store import (
@@ -21,6 +19,8 @@ from fmbench.features.store import (
 )
 from fmbench.metrics.frechet import frechet_distance
 from fmbench.registry import TASKS
+from fmbench.storage.download import cache_root
+from fmbench.zoo.extractors import load_extractor
 
 
 class Counting:

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi, constants
 from server import FAULTS, HubServer
 from tiny_dataset import REVISION, Tiny, make_tiny, png, write_parquet
 
-from fmbench import datasets
 from fmbench.progress import _console
+from fmbench.storage import hub as datasets
 from fmbench.tasks.hub_data import Dataset, Split, cache_folder, load
 
 Serve = Callable[..., HubServer]

@@ -14,7 +14,7 @@ from server import HubServer
 from tiny_dataset import Tiny
 
 from fmbench.noise import generator
-from fmbench.recipe import closed
+from fmbench.records.recipe import closed
 from fmbench.registry import NETS
 from fmbench.tasks.base import Task
 from fmbench.tasks.digits import Images

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from server import HubServer
 from tiny_dataset import Tiny
 
-from fmbench.entry_folder import WEIGHTS
-from fmbench.recipe import Recipe, closed, override
+from fmbench.records.recipe import Recipe, closed, override
 from fmbench.registry import TASKS
 from fmbench.tasks import hub_images
 from fmbench.tasks.base import StandardNormal, Task
 from fmbench.tasks.hub_images import HubImages
-from fmbench.training import train
+from fmbench.training.run import train
+from fmbench.zoo.entry import WEIGHTS
 
 NET = {"name": "unet", "patch": 2, "channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()}
 BATCH = 12

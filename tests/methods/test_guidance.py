@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from fmbench import nfe
-from fmbench.methods.base import Batch, Budget, VelocityMethod, keyed_dropout
+from fmbench.methods.base import Batch, VelocityMethod, keyed_dropout
 from fmbench.methods.cfm import CFM
-from fmbench.model import generate
 from fmbench.nets.dit import DiT
 from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet
 from fmbench.noise import generator
+from fmbench.records.sampler import Sampler
 from fmbench.tasks.mixture import GaussianMixture, MixtureVelocity
+from fmbench.zoo.model import generate
 
 SHAPE = (1, 8, 8)
 N, CLASSES = 6, 3
@@ -57,9 +58,9 @@ def test_guided_velocities_lie_on_a_line(method: CFM) -> None:
 
 def test_samples_without_weight_on_the_label_are_unconditional(method: CFM) -> None:
     x, _, labels = inputs()
-    free = generate(method, x, Budget("heun", 3)).samples
-    assert torch.allclose(generate(method, x, Budget("heun", 3, guidance=0.0), labels).samples, free, atol=1e-6)
-    assert not torch.allclose(generate(method, x, Budget("heun", 3), labels).samples, free, atol=1e-2)
+    free = generate(method, x, Sampler("heun", 3)).samples
+    assert torch.allclose(generate(method, x, Sampler("heun", 3, guidance=0.0), labels).samples, free, atol=1e-6)
+    assert not torch.allclose(generate(method, x, Sampler("heun", 3), labels).samples, free, atol=1e-2)
 
 
 def test_one_doubled_batch_is_the_two_calls(method: CFM) -> None:
@@ -83,7 +84,7 @@ def test_the_second_call_is_made_and_counted_only_when_needed(method: CFM, guida
 
 def test_adaptive_solvers_count_both(method: CFM) -> None:
     x, _, labels = inputs()
-    count = generate(method, x, Budget("dopri5", guidance=2.0, rtol=0.5, atol=0.5), labels).evaluations
+    count = generate(method, x, Sampler("dopri5", guidance=2.0, options={"rtol": 0.5, "atol": 0.5}), labels).evaluations
     assert count.network == count.guidance > N
 
 
@@ -127,14 +128,14 @@ def test_entries_that_never_dropped_a_label_are_not_guided() -> None:
     method = CFM(MLP(SHAPE, CLASSES), label_dropout=0.0)
     x, _, labels = inputs()
     with pytest.raises(ValueError, match=r"guidance 2\.0 needs an entry trained with label_dropout > 0"):
-        method.sample(x.float(), Budget(guidance=2.0), labels)
-    method.sample(x.float(), Budget(), labels)
+        method.sample(x.float(), Sampler("euler", 1, guidance=2.0), labels)
+    method.sample(x.float(), Sampler("euler", 1), labels)
 
 
 @pytest.mark.parametrize("guidance", [math.nan, math.inf])
 def test_guidance_is_finite(guidance: float) -> None:
     with pytest.raises(ValueError, match=f"guidance must be a finite number, 1 for none, got {guidance}"):
-        Budget(guidance=guidance)
+        Sampler("euler", 1, guidance=guidance)
 
 
 def labelled(n: int = 16) -> Batch:

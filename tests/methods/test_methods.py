@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmbench.methods.base import Batch, Budget, Method, VelocityMethod
+from fmbench.methods.base import Batch, Method, VelocityMethod
 from fmbench.methods.cfm import CFM
 from fmbench.methods.classifier import Classifier
 from fmbench.methods.fm import FM
@@ -19,6 +19,7 @@ from fmbench.methods.w_cfm import WCFM
 from fmbench.nets.cnn import CNN
 from fmbench.nets.mlp import MLP
 from fmbench.noise import generator
+from fmbench.records.sampler import Sampler
 from fmbench.registry import METHODS, TASKS
 
 # What a method needs when it is not a velocity field on vectors: its task and network.
@@ -83,7 +84,7 @@ def test_batches_depend_on_the_generator_only(name: str, make) -> None:
 def test_samples_are_shaped_like_noise_and_repeatable(name: str, make) -> None:
     method, _ = make(name)
     noise = torch.randn((5, 2), generator=generator(7))
-    budget = Budget("euler", (method.steps_allowed or (3,))[0])
+    budget = Sampler("euler", (method.steps_allowed or (3,))[0])
     first = method.sample(noise, budget)
     assert first.shape == noise.shape
     assert torch.equal(method.sample(noise, budget), first)
@@ -227,20 +228,20 @@ def test_guidance_is_a_line_through_the_two_velocities() -> None:
     for w in (-1.0, 0.5, 2.0, 7.0):
         assert torch.allclose(velocity(w), (1 - w) * velocity(0.0) + w * velocity(1.0), atol=1e-4)
     assert not torch.allclose(velocity(2.0), velocity(1.0))
-    guided = method.sample(batch.x0, Budget("euler", 1, guidance=2.0), batch.labels)
+    guided = method.sample(batch.x0, Sampler("euler", 1, guidance=2.0), batch.labels)
     start = method.velocity(batch.x0, torch.zeros(20), batch.labels, 2.0)
     assert torch.allclose(guided, batch.x0 + start)
 
 
 def test_guidance_without_labels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"guidance 2\.0 needs a class-conditional entry"):
-        CFM(Recorder()).sample(torch.zeros(2, 2), Budget(guidance=2.0))
+        CFM(Recorder()).sample(torch.zeros(2, 2), Sampler("euler", 1, guidance=2.0))
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5])
 def test_a_budget_has_at_least_one_step(steps: float) -> None:
     with pytest.raises(ValueError, match=f"at least 1, got {steps}"):
-        Budget(steps=steps)  # type: ignore[arg-type]
+        Sampler(steps=steps)  # type: ignore[arg-type]
 
 
 def test_the_oracle_is_exact_and_not_trained() -> None:
@@ -258,7 +259,7 @@ def test_the_oracle_is_exact_and_not_trained() -> None:
 def test_the_classifier_learns_content_and_does_not_generate(make, seeded) -> None:
     method, source = make("classifier")
     with pytest.raises(ValueError, match="generates no samples"):
-        method.sample(torch.zeros(1, 1, 8, 8), Budget())
+        method.sample(torch.zeros(1, 1, 8, 8), Sampler("euler", 1))
     with pytest.raises(ValueError, match="needs a task with labels"):
         method.loss(pairs(), generator(0))
     uniform = seeded(lambda: Classifier(CNN((1, 8, 8), num_classes=10)))

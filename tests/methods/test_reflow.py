@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmbench.methods.base import Batch, Budget, VelocityMethod
+from fmbench.methods.base import Batch, VelocityMethod
 from fmbench.methods.cfm import CFM
 from fmbench.methods.distill import Distill
 from fmbench.methods.fm import FM
 from fmbench.methods.oracle import Oracle
 from fmbench.methods.rectified_flow import RectifiedFlow, Reflow, teacher_pairs
 from fmbench.noise import generator
+from fmbench.records.sampler import Sampler
 from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.rk4 import RK4
 from fmbench.tasks.base import StandardNormal, Task
 from fmbench.tasks.mixture import GaussianMixture, MixtureVelocity
 
 N = 400_000
-TIGHT = Budget("dopri5", rtol=1e-6, atol=1e-6)
+TIGHT = Sampler("dopri5", options={"rtol": 1e-6, "atol": 1e-6})
 
 
 class Shifted(nn.Module):
@@ -129,7 +130,7 @@ def test_reflow_of_deterministic_pairs_is_straight_and_one_step_exact(teacher, g
     assert float(method.loss(batch, generator(7))) < 1e-7
     assert float(Reflow(gaussian_flow.velocity, pairs=512).loss(batch, generator(7))) > 0.05
     for steps in (1, 4):
-        assert torch.allclose(method.sample(batch.x0, Budget("euler", steps)), batch.x1, atol=1e-4)
+        assert torch.allclose(method.sample(batch.x0, Sampler("euler", steps)), batch.x1, atol=1e-4)
 
 
 def test_batches_keep_noise_and_sample_together(teacher, gaussian_flow) -> None:
@@ -151,15 +152,15 @@ def test_distillation_at_time_zero_is_the_reflowed_velocity(teacher, gaussian_fl
     assert float(Distill(Shifted(gaussian_flow.straight, 0.3)).loss(batch, generator(0))) == pytest.approx(
         0.09, rel=1e-3
     )
-    made = Distill(gaussian_flow.straight).sample(batch.x0, Budget("euler", 1))
+    made = Distill(gaussian_flow.straight).sample(batch.x0, Sampler("euler", 1))
     assert torch.allclose(made, batch.x1, atol=1e-4)
-    assert torch.equal(made, RectifiedFlow(gaussian_flow.straight).sample(batch.x0, Budget("euler", 1)))
+    assert torch.equal(made, RectifiedFlow(gaussian_flow.straight).sample(batch.x0, Sampler("euler", 1)))
 
 
 @pytest.mark.parametrize(("solver", "steps"), [("euler", 2), ("heun", 1), ("dopri5", 1)])
 def test_a_one_step_map_takes_one_euler_step(solver: str, steps: int, gaussian_flow) -> None:
     with pytest.raises(ValueError, match=f"samples with solver euler, steps 1; got {solver}, steps {steps}"):
-        Distill(gaussian_flow.straight).sample(torch.zeros(2, 1), Budget(solver, steps))
+        Distill(gaussian_flow.straight).sample(torch.zeros(2, 1), Sampler(solver, steps))
 
 
 @pytest.mark.parametrize("kind", [Reflow, Distill])

@@ -6,8 +6,8 @@ import types
 import pytest
 import torch
 
-from fmbench.metrics.energy import NvmlUnavailable, energy, nvml
-from fmbench.metrics.latency import gpu_clock
+from fmbench.evaluation.cost.energy import NvmlUnavailable, energy, nvml
+from fmbench.evaluation.cost.latency import gpu_clock
 
 CUDA = torch.device("cuda", 1)
 

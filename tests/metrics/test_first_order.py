@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fmbench.metrics.first_order import first_orderness, noise_variance
 from fmbench.noise import generator
-from fmbench.paths import linear_schedule, trigonometric_schedule
+from fmbench.paths.path import linear_schedule, trigonometric_schedule
 from fmbench.tasks.mixture import GaussianMixture, MixtureVelocity
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import library, nn
 
-from fmbench.metrics.flops import flops_per_call, is_compiled
+from fmbench.evaluation.cost.flops import flops_per_call, is_compiled
 from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet
 

@@ -19,7 +19,7 @@ from fmbench.metrics.base import (
     squared_interval,
     wilson_interval,
 )
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 BAND = (0.92, 0.975)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from fmbench.metrics import latency
-from fmbench.metrics.latency import best_throughput, conditions, measure_latency, quantiles, sweep
+from fmbench.evaluation.cost import latency
+from fmbench.evaluation.cost.latency import best_throughput, conditions, measure_latency, quantiles, sweep
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmbench.metrics import memory
-from fmbench.metrics.memory import is_out_of_memory, peak_memory, process_peak
+from fmbench.evaluation.cost import memory
+from fmbench.evaluation.cost.memory import is_out_of_memory, peak_memory, process_peak
 
 CPU, MIB = torch.device("cpu"), 2**20
 SIZE, SLACK = 96 * MIB, 8 * MIB

@@ -12,7 +12,7 @@ import pytest
 
 from fmbench.metrics import c2st, frechet, kernel, mmd, prdc, sliced, wasserstein
 from fmbench.metrics.base import SampleContext, deletions, squared_interval, wilson_interval
-from fmbench.result import Estimate
+from fmbench.records.result import Estimate
 
 BAND = (0.92, 0.975)
 

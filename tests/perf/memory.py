@@ -13,11 +13,11 @@ import time
 
 import torch
 
+from fmbench.evaluation.cost.memory import process_peak
+from fmbench.evaluation.scoring import Scorer
 from fmbench.features.extractor import Extractor, InDomain
-from fmbench.metrics.memory import process_peak
 from fmbench.noise import generator
 from fmbench.registry import TASKS
-from fmbench.scoring import Scorer
 
 WIDTH = 2048
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fmbench.result import Estimate, Result, Row
+from fmbench.records.result import Estimate, Result, Row
 
 SHA = "a" * 64
 STEPS = (1, 2, 4, 8, 16, 32, 100)

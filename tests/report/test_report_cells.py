@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from fmbench.records.result import Estimate
 from fmbench.report.cells import clean, count_cell, estimate_cell, with_half_width
-from fmbench.result import Estimate
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from results_factory import estimate, result, row, simple
 
+from fmbench.records.result import Estimate
 from fmbench.report.ranking import (
     PRIMARY,
     STEPS,
@@ -13,7 +14,6 @@ from fmbench.report.ranking import (
     shared_ranks,
     unranked_reason,
 )
-from fmbench.result import Estimate
 
 
 def ranks_of(intervals, better):

@@ -130,9 +130,9 @@ def test_bold_means_rank_one_in_its_column():
 def test_higher_is_better_where_the_metric_says_so(monkeypatch):
     from dataclasses import replace
 
-    from fmbench.metrics.info import METRICS
+    from fmbench.records.metric import BUILT_IN
 
-    monkeypatch.setitem(METRICS, "wasserstein2", replace(METRICS["wasserstein2"], better="higher"))
+    monkeypatch.setitem(BUILT_IN, "wasserstein2", replace(BUILT_IN["wasserstein2"], better="higher"))
     table = only([simple("a", 1.0, 0.1), simple("b", 2.0, 0.1)])
     assert ranks(table) == {"b": 1, "a": 2}
     assert [r.entry for r in table.rows] == ["b", "a"]

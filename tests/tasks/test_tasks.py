@@ -11,12 +11,12 @@ from scipy import stats
 from scipy.special import ndtri
 from torch import Tensor
 
-from fmbench.model import build, method_class
 from fmbench.noise import generator
-from fmbench.recipe import closed
+from fmbench.records.recipe import closed
 from fmbench.registry import NETS, TASKS
 from fmbench.tasks.base import Distribution, Task
 from fmbench.tasks.mixture import GaussianMixture
+from fmbench.zoo.model import build, method_class
 
 # Tasks of the Hub have their own tests, with a server: tests/hub.
 NAMES = sorted(name for name, where in TASKS.all().items() if "hub_images" not in where)

@@ -14,8 +14,8 @@ import pytest
 
 import fmbench
 from fmbench import validation
-from fmbench.metrics import info
-from fmbench.registry import METRICS, UnknownName
+from fmbench.records.metric import METRICS
+from fmbench.registry import UnknownName
 from fmbench.validation.check import Check, exact, failed, unvalidated
 
 NOT_METRICS = {"__init__", "base", "info", "neighbours", "nodes", "probe"}
@@ -40,11 +40,11 @@ def test_every_check_is_within_its_tolerance(name: str) -> None:
 
 
 def test_every_registered_metric_has_rows() -> None:
-    assert set(info.METRICS) | set(METRICS.table) <= set(validation.names())
+    assert set(METRICS) <= set(validation.names())
 
 
 def test_every_metric_module_is_used_by_a_case() -> None:
-    used = {METRICS.table[name].partition(":")[0].rpartition(".")[2] for name in METRICS.table}
+    used = {METRICS[name].resolve().__module__.rpartition(".")[2] for name in METRICS}
     for path in (Path(fmbench.__file__).parent / "validation").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fmbench.metrics"):
@@ -53,7 +53,7 @@ def test_every_metric_module_is_used_by_a_case() -> None:
     assert modules - NOT_METRICS <= used | set(validation.names())
 
 
-@pytest.mark.parametrize("name", sorted(info.METRICS))
+@pytest.mark.parametrize("name", sorted(METRICS))
 def test_a_factor_of_1_1_could_not_hide_in_the_tolerances(name: str) -> None:
     sharp = [c for c in checks_of(name) if c.tolerance is not None and 0 < c.tolerance < 0.05 * abs(c.expected or 0)]
     assert sharp
@@ -61,7 +61,7 @@ def test_a_factor_of_1_1_could_not_hide_in_the_tolerances(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_metric_that_is_wrong_by_a_factor_of_1_1_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, _, attribute = METRICS.table[name].partition(":")
+    target, _, attribute = METRICS[name].measure.partition(":")
     module = importlib.import_module(target)
     right = getattr(module, attribute)
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fmbench.metrics.energy import NvmlUnavailable, nvml
-from fmbench.metrics.flops import is_compiled
-from fmbench.metrics.memory import is_out_of_memory
+from fmbench.evaluation.cost.energy import NvmlUnavailable, nvml
+from fmbench.evaluation.cost.flops import is_compiled
+from fmbench.evaluation.cost.memory import is_out_of_memory
 
 WINDOW = 5
 """Calls whose median is compared with that of as many before them, to tell whether the warm-up is over."""

@@ -9,16 +9,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fmbench.evaluation.scoring import attempt, one_line
 from fmbench.methods.base import VelocityMethod
 from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
-from fmbench.metrics.info import METRICS as INFO
 from fmbench.metrics.probe import Probe
-from fmbench.model import Model, device_of
 from fmbench.noise import draw
-from fmbench.result import Estimate
-from fmbench.scoring import attempt, one_line
+from fmbench.records.metric import METRICS
+from fmbench.records.result import Estimate
 from fmbench.shapes import Labels, Points
 from fmbench.tasks.mixture import MixtureVelocity
+from fmbench.zoo.model import Model, device_of
 
 
 @dataclass
@@ -116,7 +116,7 @@ class FlowScorer:
 
     def score(self) -> dict[str, Estimate]:
         """Every flow metric; one that does not apply or fails is null with the reason, and a failed solve fails them all."""
-        names = [name for name in self.metrics if INFO[name].scope == "flow"]
+        names = [name for name in self.metrics if METRICS[name].scope == "flow"]
         if self.model is None:
             return {name: Estimate.missing("real samples are not transported from anywhere") for name in names}
         try:

@@ -12,25 +12,21 @@ from typing import Any
 
 import torch
 
-from fmbench import environment, protocol
-from fmbench.dialects import Dialect, fid_dialects
-from fmbench.features import load_extractor
-from fmbench.files import fingerprint, sha256
-from fmbench.metrics.info import METRICS as INFO
-from fmbench.metrics.memory import process_peak
+from fmbench.evaluation import environment
+from fmbench.evaluation.cost.memory import process_peak
+from fmbench.evaluation.dialects import Dialect, fid_dialects
+from fmbench.evaluation.scoring import Scorer
 from fmbench.noise import generator
+from fmbench.records import protocol
+from fmbench.records.metric import METRICS
+from fmbench.records.result import Result, Row
 from fmbench.registry import TASKS, UnknownName, nearest
-from fmbench.result import Result, Row
-from fmbench.sample_files import read_samples
-from fmbench.scoring import Scorer
 from fmbench.shapes import Labels, Points
+from fmbench.storage.files import fingerprint, sha256
+from fmbench.storage.samples import read_samples
 from fmbench.tasks.base import StandardNormal, Task
+from fmbench.zoo.extractors import load_extractor
 
-DEFAULT = (
-    "wasserstein2", "sliced_wasserstein2", "frechet_distance", "frechet_distance_infinity", "kernel_distance", "inception_score",
-    "precision", "recall", "density", "coverage", "mmd", "mode_coverage", "mode_weights_error", "authenticity", "ct_score", "near_copies",
-)  # fmt: skip
-"""What is measured unless a benchmark or a list is given: every sample metric that needs no model and no training."""
 LEAST = 2
 ANCHORS = {"data": "the row of real samples", "oracle": "the row of the exact velocity"}
 SHUFFLE = 0x5C0E
@@ -82,17 +78,17 @@ def _metrics(
             raise ValueError(f"{spec.name} has no task {task.name}; it has {', '.join(spec.tasks)}")
         chosen, identity = spec.metrics, {"name": spec.name, "version": spec.version, "sha256": spec.sha256}
     else:
-        chosen = tuple(metrics or DEFAULT)
+        chosen = tuple(metrics or (name for name in METRICS if METRICS[name].default))
         identity = {"name": "score", "version": 1, "sha256": fingerprint(list(chosen))}
     for name in chosen:
-        if name not in INFO:
-            raise UnknownName(nearest("metric", name, INFO))
-    names = [n for n in chosen if INFO[n].scope == "samples" and not INFO[n].first_seed]
+        if name not in METRICS:
+            raise UnknownName(nearest("metric", name, METRICS))
+    names = [n for n in chosen if METRICS[n].scope == "samples" and not METRICS[n].first_seed]
     if metrics and (flow := [n for n in metrics if n not in names]):
         raise ValueError(
             f"{', '.join(flow)} cannot be measured on samples alone; evaluate the model with `fmbench run`"
         )
-    return [n for n in names if metrics or task.kind in INFO[n].kinds], identity
+    return [n for n in names if metrics or task.kind in METRICS[n].kinds], identity
 
 
 def _problem(
@@ -145,7 +141,7 @@ def dialects(
     limit: int | None = None,
     report: Callable[[str], None] | None = None,
 ) -> list[Dialect]:
-    """The FID of the same images as each library would compute it, see :func:`~fmbench.dialects.fid_dialects`.
+    """The FID of the same images as each library would compute it, see :func:`~fmbench.evaluation.dialects.fid_dialects`.
 
     ``network`` names an Inception extractor; ``limit`` takes so many images of each side only. Raises ValueError for vectors, and what
     :func:`score` raises.
@@ -177,11 +173,11 @@ def score(
     """Score a file of samples: results of the ``data`` anchor (real samples, tasks only) and of the samples, never ranked.
 
     Args:
-        samples: see :func:`~fmbench.sample_files.read_samples`.
+        samples: see :func:`~fmbench.storage.samples.read_samples`.
         task, reference: what to compare with, exactly one: a registered task, or another file of samples.
         metrics, benchmark: metrics by name, or those of a benchmark; :data:`DEFAULT` otherwise.
         extractor: feature extractor for images, the task's own by default.
-        key, value_range: see :func:`~fmbench.sample_files.read_samples`; the range holds for the reference too.
+        key, value_range: see :func:`~fmbench.storage.samples.read_samples`; the range holds for the reference too.
         reference_key: which array of the reference's file.
         name: what to call the samples, their file's name by default.
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from fmbench.metrics.energy import energy
-from fmbench.metrics.flops import flops_per_call
-from fmbench.metrics.latency import best_throughput, sweep
-from fmbench.metrics.memory import peak_memory
-from fmbench.model import Model, device_of
-from fmbench.protocol import Sampler
+from fmbench.evaluation.cost.energy import energy
+from fmbench.evaluation.cost.flops import flops_per_call
+from fmbench.evaluation.cost.latency import best_throughput, sweep
+from fmbench.evaluation.cost.memory import peak_memory
+from fmbench.records.sampler import Sampler
+from fmbench.zoo.model import Model, device_of
 
 PER_BATCH = ("batch", "p50", "p95", "p99", "iqr", "throughput", "repeats", "warmup", "stable", "failed")
 """What is kept for every batch size; the conditions are the same for all."""
@@ -21,10 +21,10 @@ PER_BATCH = ("batch", "p50", "p95", "p99", "iqr", "throughput", "repeats", "warm
 
 def _batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:
     """A call that samples the first ``size`` noises of seed 0, inputs on the device."""
-    device, budget = device_of(model.method), sampler.budget()
+    device = device_of(model.method)
     noise, labels = model.noise(0, size, 0).to(device), model.labels(0, size, 0)
     labels = None if labels is None else labels.to(device)
-    return lambda: model.method.sample(noise, budget, labels)
+    return lambda: model.method.sample(noise, sampler, labels)
 
 
 def sampler_latency(model: Model, sampler: Sampler, settings: Mapping[str, Any]) -> dict[str, Any]:

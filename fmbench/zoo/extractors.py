@@ -7,20 +7,8 @@ from functools import cache
 import torch
 
 from fmbench.features.extractor import Extractor, InDomain
-from fmbench.registry import Registry
+from fmbench.registry import EXTRACTORS
 
-EXTRACTORS = Registry(
-    "extractor",
-    {
-        "inception-tf": "fmbench.features.builders:inception_tf",
-        "inception-random": "fmbench.features.builders:inception_random",
-        "clip": "fmbench.features.builders:clip_b32",
-        "clip-vit-l14-336": "fmbench.features.builders:clip_l14_336",
-        "dinov2-vit-l14": "fmbench.features.builders:dinov2_l14",
-        "efficientnet-lite0": "fmbench.features.builders:efficientnet_lite0",
-    },
-)
-"""Networks by name: functions (name, device) -> :class:`Extractor`."""
 CLASSIFIER_CHUNK = 256
 
 
@@ -29,13 +17,13 @@ def load_extractor(name: str, device: str = "cpu") -> Extractor:
     """The extractor of a name in :data:`EXTRACTORS`, or of a zoo entry ``task/entry`` whose method is a classifier.
 
     Weights are downloaded on first use. Raises ValueError in one line when the name is unknown (listing the nearest) or the
-    entry is no classifier, and what :func:`fmbench.features.download.fetch_file` raises.
+    entry is no classifier, and what :func:`fmbench.storage.download.fetch_file` raises.
     """
     place = torch.device(device)
     if "/" not in name:
         return EXTRACTORS.resolve(name)(name, place)
     from fmbench.methods.classifier import Classifier
-    from fmbench.model import load
+    from fmbench.zoo.model import load
 
     model = load(name)
     if not isinstance(model.method, Classifier):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmbench.files import fingerprint, write_atomic
 from fmbench.registry import nearest
+from fmbench.storage.files import fingerprint, write_atomic
 
 SCHEMA = 1
 

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmbench.model import Model, device_of
+from fmbench.records.sampler import Sampler
 from fmbench.shapes import Labels
 from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.euler import Euler
+from fmbench.zoo.model import Model, device_of
 
 SCALE_TO = 40
 """Small images are enlarged, pixel by pixel, to about this size."""
@@ -71,7 +72,7 @@ def trajectories(
     Raises ValueError for models of anything but images, without a velocity field, or with fewer steps than it takes to tell the times
     apart, and for guidance that :meth:`Model.sample` refuses.
     """
-    from fmbench.methods.base import Budget, VelocityMethod
+    from fmbench.methods.base import VelocityMethod
 
     method = model.method
     if model.task.kind != "image" or not isinstance(method, VelocityMethod):
@@ -80,8 +81,8 @@ def trajectories(
         raise ValueError(f"{columns} times need at least 2 and at most {steps + 1} columns with {steps} steps")
     if labels is None:
         labels = model.labels(0, n, seed)
-    budget = Budget("euler", steps, guidance=guidance)
-    method.require_guidable(budget.guidance, labels)
+    sampler = Sampler("euler", steps, guidance=guidance)
+    method.require_guidable(sampler.guidance, labels)
     device, states = device_of(method), []
     with torch.no_grad():
         field = method.field(None if labels is None else labels.to(device), guidance)

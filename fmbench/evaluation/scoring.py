@@ -13,13 +13,12 @@ from torch import Tensor
 
 from fmbench.features import Extractor
 from fmbench.features.store import pixel_sha256, reference_features
-from fmbench.files import sha256
 from fmbench.metrics.base import SampleContext, over_seeds
-from fmbench.metrics.info import METRICS as INFO
 from fmbench.noise import draw
-from fmbench.registry import METRICS
-from fmbench.result import Estimate
+from fmbench.records.metric import METRICS
+from fmbench.records.result import Estimate
 from fmbench.shapes import Points
+from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
 from fmbench.tasks.mixture import GaussianMixture
 
@@ -34,9 +33,9 @@ def one_line(error: Exception) -> str:
 
 def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
     """A registered metric over the contexts of all seeds; null with the reason where it does not apply to the kind of task or fails."""
-    if kind not in INFO[name].kinds:
-        return Estimate.missing(f"defined for {' and '.join(INFO[name].kinds)} tasks only")
-    measure = METRICS.resolve(name)
+    if kind not in METRICS[name].kinds:
+        return Estimate.missing(f"defined for {' and '.join(METRICS[name].kinds)} tasks only")
+    measure = METRICS[name].resolve()
     try:
         return over_seeds([measure(context) for context in contexts])
     except (ValueError, RuntimeError, ArithmeticError) as error:
@@ -161,11 +160,11 @@ class Scorer:
         """Every sample metric, over seeds; one that does not apply or fails is null with the reason."""
         estimates = {}
         for name in self.metrics:
-            if INFO[name].scope == "samples":
-                chosen = contexts[:1] if INFO[name].first_seed else contexts
+            if METRICS[name].scope == "samples":
+                chosen = contexts[:1] if METRICS[name].first_seed else contexts
                 estimates[name] = attempt(name, self.task.kind, chosen)
         return estimates
 
     def missing(self, reason: str) -> Mapping[str, Estimate]:
         """Every sample metric as null with the same reason."""
-        return {name: Estimate.missing(reason) for name in self.metrics if INFO[name].scope == "samples"}
+        return {name: Estimate.missing(reason) for name in self.metrics if METRICS[name].scope == "samples"}

@@ -13,13 +13,13 @@ import torch
 from PIL.Image import Image
 
 import fmbench
-from fmbench import catalogue
-from fmbench.files import sha256, write_atomic
 from fmbench.methods.base import Method, VelocityMethod
-from fmbench.model import Model, load_entry, method_class
-from fmbench.pictures import grid, trajectories
-from fmbench.recipe import Recipe, Weights
+from fmbench.records.recipe import Recipe, Weights
 from fmbench.registry import TASKS
+from fmbench.storage.files import sha256, write_atomic
+from fmbench.zoo import catalogue
+from fmbench.zoo.model import Model, load_entry, method_class
+from fmbench.zoo.pictures import grid, trajectories
 
 WEIGHTS = "model.safetensors"
 STEPS = 32

@@ -15,20 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmbench import environment, units
-from fmbench.acceleration import Acceleration, accelerate_net
-from fmbench.costs import model_cost, sampler_latency
+from fmbench.evaluation import environment, units
+from fmbench.evaluation.acceleration import Acceleration, accelerate_net
+from fmbench.evaluation.cost.costs import model_cost, sampler_latency
+from fmbench.evaluation.cost.memory import process_peak
+from fmbench.evaluation.flow_scoring import FlowScorer
+from fmbench.evaluation.scoring import Scorer, one_line
 from fmbench.features import Extractor
-from fmbench.files import sha256
-from fmbench.flow_scoring import FlowScorer
 from fmbench.methods.base import Method
-from fmbench.metrics.memory import process_peak
-from fmbench.model import Model, device_of, generate
 from fmbench.noise import BLOCK
-from fmbench.protocol import Protocol, Sampler
-from fmbench.result import Result, Row
-from fmbench.scoring import Scorer, one_line
+from fmbench.records.protocol import Protocol
+from fmbench.records.result import Result, Row
+from fmbench.records.sampler import Sampler
+from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
+from fmbench.zoo.model import Model, device_of, generate
 
 UNIT = 8 * BLOCK
 """Samples per unit."""
@@ -147,7 +148,7 @@ class Evaluation:
             made = generate(
                 self.model.method,
                 self.model.noise(start, stop, seed),
-                sampler.budget(),
+                sampler,
                 self.model.labels(start, stop, seed),
                 self.options.batch_size,
             )

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmbench.entry_folder import write_entry
-from fmbench.files import check_writable
 from fmbench.methods.base import Method
-from fmbench.model import build, load, method_class
 from fmbench.noise import generator
-from fmbench.processes import Processes, join, launch, launched
-from fmbench.recipe import Recipe, Training, require_closed
+from fmbench.records.recipe import Recipe, Training, require_closed
 from fmbench.registry import TASKS
-from fmbench.sharding import Sharded, check_rows
+from fmbench.storage.files import check_writable
 from fmbench.tasks.base import Task
-from fmbench.teacher import kept, state_hash
+from fmbench.training.processes import Processes, join, launch, launched
+from fmbench.training.sharding import Sharded, check_rows
+from fmbench.training.teacher import kept, state_hash
+from fmbench.zoo.entry import write_entry
+from fmbench.zoo.model import build, load, method_class
 
 CHECKPOINT = ".checkpoint.pt"
 WORKSPACE = ".workspace"

@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fmbench.files import fingerprint, sha256, write_atomic
-from fmbench.methods.base import Batch, Budget, Method, VelocityMethod
+from fmbench.methods.base import Batch, Method, VelocityMethod
 from fmbench.progress import progress_bars
+from fmbench.records.sampler import Sampler
 from fmbench.shapes import Labels, Points, Times
+from fmbench.storage.files import fingerprint, sha256, write_atomic
 
 
 def state_hash(method: Method) -> str:
@@ -35,7 +36,7 @@ def _read(path: Path) -> Tensor | None:
 
 
 class Kept(VelocityMethod):
-    """A velocity model that looks for its samples in a folder, named by weights, noise and budget, before it makes them.
+    """A velocity model that looks for its samples in a folder, named by weights, noise and sampler, before it makes them.
 
     ``advance`` gets the size of every batch that is there.
     """
@@ -53,13 +54,13 @@ class Kept(VelocityMethod):
         """That of the teacher."""
         return self.teacher.velocity(x, t, labels, guidance)
 
-    def sample(self, noise: Points, budget: Budget, labels: Labels | None = None) -> Points:
+    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
         """The samples of the teacher, on the device of the noise."""
         drawn = [sha256(given.cpu().contiguous().numpy()) for given in (noise, labels) if given is not None]
-        path = self.folder / f"{fingerprint([self.weights, asdict(budget), *drawn])[:32]}.safetensors"
+        path = self.folder / f"{fingerprint([self.weights, asdict(sampler), *drawn])[:32]}.safetensors"
         samples = _read(path)
         if samples is None:
-            samples = self.teacher.sample(noise, budget, labels).detach().cpu().contiguous()
+            samples = self.teacher.sample(noise, sampler, labels).detach().cpu().contiguous()
             write_atomic(path, save({"samples": samples}, {"sha256": sha256(samples.numpy())}))
         self.advance(len(samples))
         return samples.to(noise.device)

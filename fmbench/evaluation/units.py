@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fmbench.files import write_atomic
+from fmbench.storage.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fmbench.datasets import disk_full, is_disk_full
 from fmbench.progress import progress_bars
+from fmbench.storage.hub import disk_full, is_disk_full
 
 CACHE_VARIABLE = "FMBENCH_CACHE"
 MIRROR_VARIABLE = "FMBENCH_MIRROR"

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmbench import catalogue, nfe
-from fmbench.catalogue import Entry
-from fmbench.files import sha256
-from fmbench.methods.base import Budget, Method, VelocityMethod
+from fmbench import nfe
+from fmbench.methods.base import Method, VelocityMethod
 from fmbench.noise import BLOCK, draw
-from fmbench.recipe import Recipe, check_table, parameters_of
-from fmbench.registry import METHODS, NETS, TASKS
+from fmbench.records.recipe import Recipe, check_table, parameters_of
+from fmbench.records.sampler import Sampler
+from fmbench.registry import METHODS, NETS, SOLVERS, TASKS
 from fmbench.shapes import Labels, Points, Times
+from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
+from fmbench.zoo import catalogue
+from fmbench.zoo.catalogue import Entry
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Generated:
 
 
 def generate(
-    method: Method, noise: Points, budget: Budget, labels: Labels | None = None, batch_size: int = BLOCK
+    method: Method, noise: Points, sampler: Sampler, labels: Labels | None = None, batch_size: int = BLOCK
 ) -> Generated:
     """Sample in minibatches, on the method's device; noise and result live on the CPU.
 
@@ -43,17 +45,17 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch size must be at least 1, got {batch_size}")
-    if method.steps_allowed and budget.steps not in method.steps_allowed:
+    if method.steps_allowed and sampler.steps not in method.steps_allowed:
         allowed = ", ".join(map(str, method.steps_allowed))
-        raise ValueError(f"this model samples with steps {allowed} only, got {budget.steps}")
-    size = BLOCK if budget.make_solver().adaptive else batch_size
+        raise ValueError(f"this model samples with steps {allowed} only, got {sampler.steps}")
+    size = BLOCK if sampler.make_solver().adaptive else batch_size
     device = device_of(method)
     chunks = []
     with torch.no_grad(), nfe.counting(method.net) as evaluations:
         for start in range(0, len(noise), size):
             rows = slice(start, start + size)
             chunk_labels = None if labels is None else labels[rows].to(device)
-            chunks.append(method.sample(noise[rows].to(device), budget, chunk_labels).float().cpu())
+            chunks.append(method.sample(noise[rows].to(device), sampler, chunk_labels).float().cpu())
     return Generated(torch.cat(chunks), evaluations)
 
 
@@ -123,9 +125,9 @@ class Model:
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        if steps is None:
+        if steps is None and not SOLVERS.resolve(solver).adaptive:
             steps = (self.method.steps_allowed or (32,))[0]
-        budget = Budget(solver=solver, steps=steps, guidance=guidance)
+        sampler = Sampler(solver, steps, guidance=guidance)
         if guidance != 1.0 and not isinstance(self.method, VelocityMethod):
             raise ValueError(f"guidance {guidance} needs a velocity field; {self.name} is a map")
         if labels is None:
@@ -138,7 +140,7 @@ class Model:
             raise ValueError(
                 f"labels must be in [0, {self.task.num_classes}), got {int(labels.min())} to {int(labels.max())}"
             )
-        return generate(self.method, self.noise(0, n, seed), budget, labels, batch_size).samples
+        return generate(self.method, self.noise(0, n, seed), sampler, labels, batch_size).samples
 
 
 def build(recipe: Recipe, task: Task, kind: type[Method], where: str) -> Method:
@@ -250,7 +252,7 @@ def _load_file(spec: str, task: str | None, device: str) -> Model:
         return load_entry(catalogue.open_folder(trained[0]), kind, device)
     assert task is not None
     definition = TASKS.resolve(task)()
-    from fmbench.recipe import closed
+    from fmbench.records.recipe import closed
 
     method = build(closed(definition, spec), definition, kind, spec)
     if any(True for _ in method.parameters()):

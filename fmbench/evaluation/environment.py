@@ -5,19 +5,19 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import fmbench
-from fmbench.metrics.latency import device_name
+from fmbench.evaluation.cost.latency import device_name
+from fmbench.storage.bundled import PACKAGE
 
 
 @cache
 def git_commit() -> str | None:
     """The commit of the checkout fmbench runs from, with ``+`` when it has local changes; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = PACKAGE.parent
     if not (root / ".git").exists():
         return None
 

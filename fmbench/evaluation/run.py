@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fmbench import protocol, result
-from fmbench.acceleration import Acceleration
-from fmbench.evaluation import DATA, Evaluation, Options, Report, quiet
-from fmbench.features import load_extractor
-from fmbench.files import check_writable, fingerprint, write_atomic
-from fmbench.metrics.info import METRICS as INFO
-from fmbench.model import Model, load
-from fmbench.protocol import Protocol
-from fmbench.recipe import require_closed
+from fmbench.evaluation.acceleration import Acceleration
+from fmbench.evaluation.evaluation import DATA, Evaluation, Options, Report, quiet
+from fmbench.records import protocol, result
+from fmbench.records.metric import METRICS
+from fmbench.records.protocol import Protocol
+from fmbench.records.recipe import require_closed
+from fmbench.records.result import Result
 from fmbench.registry import TASKS
-from fmbench.result import Result
+from fmbench.storage.files import check_writable, fingerprint, write_atomic
 from fmbench.tasks.base import Task
+from fmbench.zoo.extractors import load_extractor
+from fmbench.zoo.model import Model, load
 
 
 def _rows_fit(found: Result, spec: Protocol) -> bool:
     """Whether a result of an earlier version has the rows of this one, or the one row of real samples."""
     samplers = [(row.solver, row.steps, row.guidance) for row in found.rows]
-    names = {name for name in spec.metrics if INFO[name].scope == "samples"}
+    names = {name for name in spec.metrics if METRICS[name].scope == "samples"}
     return all(set(row.metrics) == names for row in found.rows) and (
         found.model["method"] == DATA or samplers == [(s.solver, s.steps, s.guidance) for s in spec.samplers]
     )
@@ -95,7 +95,7 @@ def plan(
     ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, a model of another task, or
     when nothing is bundled.
     """
-    from fmbench.catalogue import find, list_entries, trained_here
+    from fmbench.zoo.catalogue import find, list_entries, trained_here
 
     if models is not None and not models:
         raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmbench.files import write_json
+from fmbench.storage.files import write_json
 
 SCHEMA = 1
 STATUSES = ("claimed", "rescored", "rerun", "replicated")

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from fmbench import registry
-from fmbench.files import sha256
-from fmbench.recipe import Recipe, read
+from fmbench.records.metric import METRICS
+from fmbench.records.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
+from fmbench.storage.bundled import data_folder
+from fmbench.storage.files import sha256
 
-PACKAGE = Path(__file__).resolve().parent
 CONDITIONAL = "-cond"
 """What the folder of a conditional entry adds to the name of its method."""
 LOCAL_ENTRIES = Path("entries")
 """Where ``fmbench train --method`` writes and where a method given as ``file.py:Class`` looks for its weights."""
-
-
-@cache
-def data_folder(name: str) -> Path:
-    """The folder ``zoo`` or ``leaderboard``: inside an installed wheel, or beside the package in a checkout."""
-    for candidate in (PACKAGE / "_data" / name, PACKAGE.parent / name):
-        if candidate.is_dir():
-            return candidate
-    raise FileNotFoundError(f"no {name} folder beside or inside {PACKAGE}; reinstall flow-matching-bench")
 
 
 @dataclass(frozen=True)
@@ -114,9 +105,4 @@ def list_tasks() -> list[str]:
 
 def list_metrics() -> list[str]:
     """Names of the registered metrics."""
-    return list(registry.METRICS.all())
-
-
-def list_benchmarks() -> list[str]:
-    """Names of the benchmark protocols."""
-    return sorted(path.stem for path in (data_folder("leaderboard") / "protocols").glob("*.toml"))
+    return list(METRICS)

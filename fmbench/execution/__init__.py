@@ -1,0 +1,1 @@
+"""How work is carried out: foreign code kept apart from everything else."""

@@ -1,0 +1,1 @@
+"""Conditional probability paths, and couplings of minibatches."""

@@ -1,0 +1,296 @@
+"""The one table of metrics: what each is called, its unit, which way is better, where it is measured. Imports nothing heavy.
+
+A metric from outside is a :class:`Metric` that the entry-point group ``fmbench.metrics`` names; its name is that of the entry point.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from fmbench.storage.readers import one_line
+
+SCOPES = ("samples", "flow")
+BETTER = ("lower", "higher", "neither")
+KINDS = ("vector", "image")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        label: how tables call it.
+        unit: unit, or "" for a pure number.
+        better: one of :data:`BETTER`.
+        scope: "samples" (per sampler) or "flow" (per model, on the reference solve).
+        kinds: task kinds it applies to.
+        interval: how its 95 % interval is made.
+        summary: one sentence.
+        measure: ``context -> Estimate``, or where it is: ``module:function``.
+        low, high: the values that it can have, both included; None for no bound.
+        default: whether `fmbench score` measures it when no metrics are named.
+        first_seed: measured on the first evaluation seed only, whose noise the reference solve starts from.
+        column: whether it has a column in tables; otherwise it is in the result files and the CSV only.
+
+    Raises ValueError in one line for a scope, side or kind that does not exist.
+    """
+
+    label: str
+    unit: str
+    better: str
+    scope: str
+    kinds: tuple[str, ...]
+    interval: str
+    summary: str
+    measure: str | Callable[[Any], Any]
+    low: float | None = None
+    high: float | None = None
+    default: bool = False
+    first_seed: bool = False
+    column: bool = True
+
+    def __post_init__(self) -> None:
+        for what, value, allowed in (("scope", self.scope, SCOPES), ("better", self.better, BETTER)):
+            if value not in allowed:
+                raise ValueError(f"metric {self.label!r}: {what} must be one of {', '.join(allowed)}, got {value!r}")
+        if not set(self.kinds) <= set(KINDS):
+            raise ValueError(f"metric {self.label!r}: kinds must be among {', '.join(KINDS)}, got {self.kinds!r}")
+
+    def resolve(self) -> Callable[[Any], Any]:
+        """The function that measures it."""
+        if callable(self.measure):
+            return self.measure
+        module, _, attribute = self.measure.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def contains(self, value: float) -> bool:
+        """Whether a value is one that the metric can have."""
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+VECTOR, IMAGE, BOTH = ("vector",), ("image",), ("vector", "image")
+SEEDS = "Student t over evaluation seeds; delete-a-group jackknife with one seed"
+ROOT = "Student t over evaluation seeds; delete-a-group jackknife on the root with one seed"
+DUAL = "Student t over evaluation seeds; from the Kantorovich potentials with one seed"
+SHARE = "Student t over evaluation seeds; Wilson over samples with one seed"
+BALLS = "Student t over evaluation seeds; Wilson with jackknife variance over generated samples with one seed"
+FOLDS = "Student t over evaluation seeds; Wilson with the corrected variance over folds with one seed"
+SPREAD = "Student t, over evaluation seeds or, with one seed, over samples"
+JACKKNIFE = "delete-a-group jackknife over samples"
+MEAN = "Student t, from the spread over trajectories"
+
+BUILT_IN: dict[str, Metric] = {
+    "wasserstein2": Metric(
+        "W2", "length", "lower", "samples", VECTOR, DUAL,
+        "Exact 2-Wasserstein distance to fresh target samples, root taken.",
+        "fmbench.metrics.wasserstein:measure", low=0, default=True,
+    ),
+    "sliced_wasserstein2": Metric(
+        "SW2", "length", "lower", "samples", BOTH, SEEDS,
+        "2-Wasserstein distance averaged over 1-D projections, root taken.",
+        "fmbench.metrics.sliced:measure", low=0, default=True,
+    ),
+    "frechet_distance": Metric(
+        "FD", "feature^2", "lower", "samples", IMAGE, ROOT,
+        "Frechet distance between Gaussians fitted to classifier features.",
+        "fmbench.metrics.frechet:measure", low=0, default=True,
+    ),
+    "kernel_distance": Metric(
+        "KD", "", "lower", "samples", IMAGE, ROOT,
+        "Unbiased squared MMD with the cubic kernel on classifier features (KID).",
+        "fmbench.metrics.kernel:measure", default=True,
+    ),
+    "precision": Metric(
+        "P", "", "higher", "samples", IMAGE, SHARE,
+        "Share of samples inside the k-nearest-neighbour balls of real ones.",
+        "fmbench.metrics.prdc:precision", low=0, high=1, default=True,
+    ),
+    "recall": Metric(
+        "R", "", "higher", "samples", IMAGE, BALLS,
+        "Share of real samples inside the balls of generated ones.",
+        "fmbench.metrics.prdc:recall", low=0, high=1, default=True,
+    ),
+    "density": Metric(
+        "density", "", "neither", "samples", IMAGE, SPREAD,
+        "How many real balls hold a sample, in units of k; 1 for real data.",
+        "fmbench.metrics.prdc:density", low=0, default=True,
+    ),
+    "coverage": Metric(
+        "coverage", "", "higher", "samples", IMAGE, BALLS,
+        "Share of real samples whose ball holds a generated one.",
+        "fmbench.metrics.prdc:coverage", low=0, high=1, default=True,
+    ),
+    "mmd": Metric(
+        "MMD^2", "", "lower", "samples", BOTH, ROOT,
+        "Unbiased squared MMD with a Gaussian kernel of median bandwidth.",
+        "fmbench.metrics.mmd:measure", default=True,
+    ),
+    "c2st": Metric(
+        "C2ST", "", "lower", "samples", BOTH, FOLDS,
+        "Accuracy of a classifier that tells samples from real ones; 0.5 is the floor.",
+        "fmbench.metrics.c2st:measure", low=0, high=1,
+    ),
+    "authenticity": Metric(
+        "auth", "", "neither", "samples", IMAGE, SHARE,
+        "Share of samples farther from their nearest training image than it is from its own.",
+        "fmbench.metrics.memorisation:measure", low=0, high=1, default=True,
+    ),
+    "frechet_distance_infinity": Metric(
+        "FD inf", "feature^2", "lower", "samples", IMAGE, JACKKNIFE,
+        "Frechet distance extrapolated to infinitely many samples, free of its 1/n bias.",
+        "fmbench.metrics.frechet:measure_infinity", default=True,
+    ),
+    "inception_score": Metric(
+        "IS", "", "higher", "samples", IMAGE, SEEDS,
+        "Exponential of the mutual information between samples and classes; never looks at real data.",
+        "fmbench.metrics.inception_score:measure", low=1, default=True,
+    ),
+    "sinkhorn_divergence": Metric(
+        "SD", "length^2", "lower", "samples", VECTOR, SEEDS,
+        "Debiased entropic transport cost at a twentieth of the mean squared distance.",
+        "fmbench.metrics.sinkhorn_newton:measure",
+    ),
+    "mode_coverage": Metric(
+        "modes", "", "higher", "samples", VECTOR, SEEDS,
+        "Share of the target's mixture components that get a tenth of their due.",
+        "fmbench.metrics.modes:measure_coverage", low=0, high=1, default=True, column=False,
+    ),
+    "mode_weights_error": Metric(
+        "mode TV", "", "lower", "samples", VECTOR, SEEDS,
+        "Total variation between the weights of the target's components and those of the samples.",
+        "fmbench.metrics.modes:measure_weights", low=0, high=1, default=True, column=False,
+    ),
+    "ct_score": Metric(
+        "C_T", "", "neither", "samples", IMAGE, "its own null distribution N(0, 1)",
+        "Mann-Whitney z score of nearest training distances against held-out data; far below 0 is copying.",
+        "fmbench.metrics.memorisation:measure_ct", default=True,
+    ),
+    "near_copies": Metric(
+        "copies", "", "neither", "samples", IMAGE, SEEDS,
+        "Share of samples three times nearer to one training image than to any other.",
+        "fmbench.metrics.memorisation:measure_copies", low=0, high=1, default=True,
+    ),
+    "truncation_gap": Metric(
+        "gap", "length", "lower", "samples", BOTH, MEAN,
+        "RMS distance per dimension to the reference solution from the same noise.",
+        "fmbench.metrics.truncation:measure", low=0, first_seed=True,
+    ),
+    "straightness": Metric(
+        "S", "length^2", "lower", "flow", BOTH, MEAN,
+        "Mean squared deviation of the velocity from the chord; 0 for straight paths.",
+        "fmbench.metrics.flow:straightness", low=0,
+    ),
+    "path_energy": Metric(
+        "PE", "length^2", "lower", "flow", BOTH, MEAN,
+        "Integral of the mean squared speed; equals S + cost.",
+        "fmbench.metrics.flow:path_energy", low=0,
+    ),
+    "normalized_path_energy": Metric(
+        "NPE", "", "lower", "flow", VECTOR, MEAN,
+        "|PE - W2^2| / W2^2 of the task; 0 for optimal transport.",
+        "fmbench.metrics.flow:normalized_path_energy", low=0,
+    ),
+    "transport_cost": Metric(
+        "cost", "length^2", "lower", "flow", BOTH, MEAN,
+        "Mean squared displacement E|Z1 - Z0|^2; at least W2^2 of what it connects.",
+        "fmbench.metrics.flow:transport_cost", low=0,
+    ),
+    "curvature": Metric(
+        "curv", "length^2", "lower", "flow", BOTH, MEAN,
+        "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines.",
+        "fmbench.metrics.flow:curvature", low=0,
+    ),
+    "kinetic_energy": Metric(
+        "KE", "length^2", "lower", "flow", BOTH, MEAN,
+        "Half the path energy; at least W2^2 / 2.",
+        "fmbench.metrics.flow:kinetic_energy", low=0, column=False,
+    ),
+    "monge_gap": Metric(
+        "Monge gap", "length^2", "lower", "flow", BOTH, "Student t over four groups of trajectories",
+        "Transport cost minus W2^2 between the same noise and samples; 0 for optimal maps.",
+        "fmbench.metrics.monge_gap:measure",
+    ),
+    "crossing": Metric(
+        "V", "length^2", "lower", "flow", BOTH, MEAN,
+        "Mean squared deviation of the velocity on the chords from the chords; 0 for straight paths that never cross.",
+        "fmbench.metrics.crossing:measure", low=0, column=False,
+    ),
+    "first_orderness": Metric(
+        "Var eps", "length^2", "lower", "flow", BOTH, MEAN,
+        "Variance of the noise prediction along a trajectory, mean over dimensions; 0 for first-order flows.",
+        "fmbench.metrics.first_order:measure", low=0, column=False,
+    ),
+    "velocity_error": Metric(
+        "v err", "length^2", "neither", "flow", BOTH, MEAN,
+        "Squared distance to the exact velocity of independent pairs; other couplings aim at another velocity.",
+        "fmbench.metrics.velocity_error:measure", low=0, column=False,
+    ),
+    "relative_velocity_error": Metric(
+        "rel v err", "", "neither", "flow", BOTH, "delete-a-group jackknife over trajectories",
+        "The same over the energy of the exact velocity: the share of the motion that was not learnt.",
+        "fmbench.metrics.velocity_error:measure_relative", low=0,
+    ),
+    "round_trip_error": Metric(
+        "round trip", "length", "lower", "flow", BOTH, "delta method on the spread over trajectories",
+        "RMS distance per dimension between a noise and itself after solving forward and back.",
+        "fmbench.metrics.inversion:measure", low=0, column=False,
+    ),
+    "lipschitz": Metric(
+        "Lip", "1/time", "neither", "flow", BOTH, MEAN,
+        "Largest singular value of dv/dx met along a trajectory, mean over trajectories.",
+        "fmbench.metrics.lipschitz:measure", low=0, column=False,
+    ),
+    "nll": Metric(
+        "NLL", "nats", "lower", "flow", VECTOR, MEAN,
+        "Exact negative log-likelihood of fresh real points.",
+        "fmbench.metrics.likelihood:measure_nll",
+    ),
+    "bits_per_dimension": Metric(
+        "BPD", "bits", "lower", "flow", IMAGE, MEAN,
+        "Negative log2-likelihood per pixel of held-out images, uniformly dequantised, Hutchinson trace.",
+        "fmbench.metrics.likelihood:measure_bits",
+    ),
+}  # fmt: skip
+
+
+class Metrics(Mapping[str, Metric]):
+    """Metrics by name, built-in ones first. A plug-in is imported when it is asked for, and cannot replace a built-in."""
+
+    @cached_property
+    def plugins(self) -> dict[str, EntryPoint]:
+        """Entry points of the group ``fmbench.metrics``."""
+        return {point.name: point for point in entry_points(group="fmbench.metrics") if point.name not in BUILT_IN}
+
+    def __getitem__(self, name: str) -> Metric:
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        if name not in self.plugins:
+            raise KeyError(name)
+        point = self.plugins[name]
+        try:
+            found = point.load()
+        except Exception as error:
+            raise ValueError(f"metric {name} ({point.value}) cannot be imported: {one_line(error)}") from error
+        if not isinstance(found, Metric):
+            raise ValueError(
+                f"metric {name} ({point.value}) must be a fmbench.records.metric.Metric, got {type(found).__name__}"
+            )
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in BUILT_IN or name in self.plugins
+
+    def __iter__(self) -> Iterator[str]:
+        yield from BUILT_IN
+        yield from self.plugins
+
+    def __len__(self) -> int:
+        return len(BUILT_IN) + len(self.plugins)
+
+
+METRICS = Metrics()

@@ -1,0 +1,38 @@
+"""The one rule for names that become folders and files: benchmarks, tasks, entries, samples.
+
+A name can neither leave its folder nor take another's place. Whatever comes in under a name of its own is checked by :func:`check_name`
+where it enters, and again where a file is written.
+"""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 100
+ANCHORS = {"data": "the row of real samples", "oracle": "the row of the exact velocity"}
+"""Names of entries that tables give to something else than a submission."""
+_RULE = re.compile(r"[A-Za-z0-9_+=](?:[A-Za-z0-9_+=., -]*[A-Za-z0-9_+=-])?")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+"""What Windows takes for a device, whatever the folder."""
+
+
+def check_name(name: object, what: str) -> str:
+    """The name, when it may become a file name. ``what`` says of what, for the message.
+
+    Raises ValueError in one line for anything but 1 to :data:`LONGEST` letters, digits and ``. , _ - + =`` or spaces inside, for names that
+    start with a dot or end in one, and for device names of Windows.
+    """
+    fine = isinstance(name, str) and len(name) <= LONGEST and _RULE.fullmatch(name) and not _DEVICES.fullmatch(name)
+    if not fine:
+        raise ValueError(
+            f"{name!r:.120} cannot name {what}: a name has 1 to {LONGEST} letters, digits and . , _ - + = or spaces inside, "
+            "and starts with a letter, a digit or _ + ="
+        )
+    return str(name)
+
+
+def check_entry_name(name: object, what: str = "a model") -> str:
+    """The name of a submission: one that :func:`check_name` allows and that is no anchor's. Raises ValueError."""
+    if isinstance(name, str) and name.lower() in ANCHORS:
+        raise ValueError(f"{name!r} is what tables call {ANCHORS[name.lower()]}; give {what} another name")
+    return check_name(name, what)
