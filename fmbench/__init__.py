@@ -21,8 +21,8 @@ __version__ = "0.1.0"
 sys.meta_path.append(Moved())
 
 _LAZY = {
-    "load": "fmbench.zoo.model",
-    "wrap": "fmbench.zoo.model",
+    "load": "fmbench.zoo.resolve",
+    "wrap": "fmbench.zoo.foreign",
     "Model": "fmbench.zoo.model",
     "evaluate": "fmbench.evaluation.run",
     "train": "fmbench.training.run",
@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     from fmbench.testing import check_method
     from fmbench.training.run import train
     from fmbench.zoo.catalogue import list_entries, list_methods, list_metrics, list_tasks
-    from fmbench.zoo.model import Model, load, wrap
+    from fmbench.zoo.foreign import wrap
+    from fmbench.zoo.model import Model
+    from fmbench.zoo.resolve import load
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from fmbench.records.recipe import closed
 from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
 from fmbench.tasks.base import Task
-from fmbench.zoo.model import build, method_class
+from fmbench.zoo.resolve import build, method_class
 
 
 @dataclass(frozen=True)

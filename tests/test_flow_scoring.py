@@ -14,7 +14,8 @@ from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS as INFO
 from fmbench.records.protocol import Sampler
-from fmbench.zoo.model import Model, wrap
+from fmbench.zoo.foreign import wrap
+from fmbench.zoo.model import Model
 
 FLOW = {"samples": 2000, "steps": 40, "probes": 500, "probe_steps": 40}
 NAMES = [name for name, info in INFO.items() if info.scope == "flow"]

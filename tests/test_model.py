@@ -16,7 +16,9 @@ from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.euler import Euler
 from fmbench.storage.files import sha256
 from fmbench.zoo import catalogue
-from fmbench.zoo.model import Model, generate, load, wrap
+from fmbench.zoo.foreign import wrap
+from fmbench.zoo.model import Model, generate
+from fmbench.zoo.resolve import load
 
 OWN = """
 import torch
@@ -226,7 +228,7 @@ def test_conditional_models_hear_labels_and_guidance(zoo: Path) -> None:
     ("settings", "words"),
     [
         ({"n": 0}, "n must be at least 1, got 0"),
-        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 0}, "euler needs steps, a whole number of at least 1"),
         ({"solver": "eular"}, "unknown solver 'eular'; nearest: euler"),
         ({"batch_size": 0}, "batch size must be at least 1, got 0"),
         ({"guidance": 2.0}, "needs a class-conditional entry"),

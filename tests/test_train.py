@@ -31,7 +31,7 @@ from fmbench.storage.files import sha256
 from fmbench.training.run import CHECKPOINT, train
 from fmbench.training.teacher import kept
 from fmbench.zoo.entry import WEIGHTS
-from fmbench.zoo.model import load
+from fmbench.zoo.resolve import load
 
 MakeRecipe = Callable[..., Recipe]
 TASK = "gaussian-8gaussians"

@@ -16,8 +16,8 @@ def cmd_sample(args: argparse.Namespace) -> int:
     import torch
 
     from fmbench.storage.files import write_atomic
-    from fmbench.zoo.model import load
     from fmbench.zoo.pictures import picture, trajectories
+    from fmbench.zoo.resolve import load
 
     suffix = args.output.suffix.lower()
     if suffix not in (".png", ".npy"):

@@ -18,7 +18,8 @@ from fmbench.registry import TASKS
 from fmbench.storage.files import check_writable, fingerprint, write_atomic
 from fmbench.tasks.base import Task
 from fmbench.zoo.extractors import load_extractor
-from fmbench.zoo.model import Model, load
+from fmbench.zoo.model import Model
+from fmbench.zoo.resolve import load
 
 
 def _rows_fit(found: Result, spec: Protocol) -> bool:

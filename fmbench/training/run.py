@@ -25,7 +25,7 @@ from fmbench.training.processes import Processes, join, launch, launched
 from fmbench.training.sharding import Sharded, check_rows
 from fmbench.training.teacher import kept, state_hash
 from fmbench.zoo.entry import write_entry
-from fmbench.zoo.model import build, load, method_class
+from fmbench.zoo.resolve import build, load, method_class
 
 CHECKPOINT = ".checkpoint.pt"
 WORKSPACE = ".workspace"

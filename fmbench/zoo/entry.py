@@ -18,8 +18,9 @@ from fmbench.records.recipe import Recipe, Weights
 from fmbench.registry import TASKS
 from fmbench.storage.files import sha256, write_atomic
 from fmbench.zoo import catalogue
-from fmbench.zoo.model import Model, load_entry, method_class
+from fmbench.zoo.model import Model
 from fmbench.zoo.pictures import grid, trajectories
+from fmbench.zoo.resolve import load_entry, method_class
 
 WEIGHTS = "model.safetensors"
 STEPS = 32

@@ -23,7 +23,7 @@ def load_extractor(name: str, device: str = "cpu") -> Extractor:
     if "/" not in name:
         return EXTRACTORS.resolve(name)(name, place)
     from fmbench.methods.classifier import Classifier
-    from fmbench.zoo.model import load
+    from fmbench.zoo.resolve import load
 
     model = load(name)
     if not isinstance(model.method, Classifier):

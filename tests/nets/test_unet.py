@@ -217,7 +217,7 @@ def test_widths_that_do_not_divide_are_one_clear_line(settings: dict, message: s
 
 def test_weights_of_the_zoo_still_fit() -> None:
     """The names, shapes and order of the digits network are those its published weights have."""
-    from fmbench.zoo.model import load
+    from fmbench.zoo.resolve import load
 
     model = load("digits/cfm")
     assert isinstance(model.method.net, UNet)
