@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "fmbench.acceleration": "fmbench.evaluation.acceleration",
@@ -58,3 +59,10 @@ class Moved(MetaPathFinder):
             return None
         warnings.warn(f"{name} is now {MOVED[name]}", DeprecationWarning, stacklevel=2)
         return ModuleSpec(name, _Same(MOVED[name]))
+
+
+def attribute(module: str, name: str, now: str, renamed: str | None = None) -> Any:
+    """What ``name`` of ``module`` was before it moved to the module ``now``, with a warning. For a module's ``__getattr__``."""
+    renamed = renamed or name
+    warnings.warn(f"{module}.{name} is now {now}.{renamed}", DeprecationWarning, stacklevel=3)
+    return getattr(importlib.import_module(now), renamed)

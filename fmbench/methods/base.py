@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fmbench import nfe
+from fmbench import moved, nfe
 from fmbench.records.sampler import Sampler
 from fmbench.registry import create
 from fmbench.shapes import Labels, Points, Times, Velocity
@@ -171,3 +171,9 @@ class VelocityMethod(Method):
 def uniform_times(batch: Batch, generator: torch.Generator) -> Times:
     """One time per sample, uniform on [0, 1], drawn on the CPU."""
     return torch.rand(len(batch.x0), generator=generator).to(batch.x0.device)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Budget":
+        return moved.attribute(__name__, name, "fmbench.records.sampler", "Sampler")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
