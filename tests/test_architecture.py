@@ -13,9 +13,10 @@ from fmbench.zoo import catalogue
 PACKAGE = Path(fmbench.__file__).parent
 # A module may import its own layer and those before it. Lazy registry targets are strings, not imports.
 LAYERS = [
-    ["shapes", "registry", "nfe", "progress", "moved"],
+    ["shapes", "nfe", "progress", "moved"],
     ["noise", "storage"],
-    ["execution", "solvers", "nets", "student"],
+    ["execution"],
+    ["registry", "solvers", "nets", "student"],
     ["records"],
     ["tasks"],
     ["paths"],

@@ -12,7 +12,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fmbench.storage.readers import one_line
+from fmbench.execution.foreign import foreign
 
 SCOPES = ("samples", "flow")
 BETTER = ("lower", "higher", "neither")
@@ -272,10 +272,8 @@ class Metrics(Mapping[str, Metric]):
         if name not in self.plugins:
             raise KeyError(name)
         point = self.plugins[name]
-        try:
+        with foreign(f"metric {name} ({point.value}) cannot be imported"):
             found = point.load()
-        except Exception as error:
-            raise ValueError(f"metric {name} ({point.value}) cannot be imported: {one_line(error)}") from error
         if not isinstance(found, Metric):
             raise ValueError(
                 f"metric {name} ({point.value}) must be a fmbench.records.metric.Metric, got {type(found).__name__}"
