@@ -19,7 +19,7 @@ LAYERS = [
     ["registry", "solvers", "nets", "student"],
     ["records"],
     ["tasks"],
-    ["paths"],
+    ["paths", "flows"],
     ["methods"],
     ["metrics"],
     ["features"],
