@@ -114,7 +114,7 @@ METRICS = Registry(
         "authenticity": "fmbench.metrics.memorisation:measure",
         "frechet_distance_infinity": "fmbench.metrics.frechet:measure_infinity",
         "inception_score": "fmbench.metrics.inception_score:measure",
-        "sinkhorn_divergence": "fmbench.metrics.sinkhorn_newton:measure",
+        "sinkhorn_divergence": "fmbench.metrics.sinkhorn_divergence:measure",
         "mode_coverage": "fmbench.metrics.modes:measure_coverage",
         "mode_weights_error": "fmbench.metrics.modes:measure_weights",
         "ct_score": "fmbench.metrics.memorisation:measure_ct",

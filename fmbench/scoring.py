@@ -14,12 +14,13 @@ from torch import Tensor
 from fmbench.features import Extractor
 from fmbench.features.store import pixel_sha256, reference_features
 from fmbench.files import sha256
-from fmbench.metrics.base import SampleContext, over_seeds
+from fmbench.metrics.base import SampleContext
 from fmbench.metrics.info import METRICS as INFO
 from fmbench.noise import draw
 from fmbench.registry import METRICS
 from fmbench.result import Estimate
 from fmbench.shapes import Points
+from fmbench.statistics.intervals import over_seeds
 from fmbench.tasks.base import Task
 from fmbench.tasks.mixture import GaussianMixture
 

@@ -13,9 +13,10 @@ from fmbench import catalogue
 PACKAGE = Path(fmbench.__file__).parent
 # A module may import its own layer and those before it. Lazy registry targets are strings, not imports.
 LAYERS = [
-    ["shapes", "files", "progress", "student"],
+    ["shapes", "files", "progress"],
     ["registry", "noise", "nfe", "processes", "sharding"],
     ["recipe", "result"],
+    ["statistics", "transport"],
     ["catalogue", "paths", "couplings", "nets", "solvers", "datasets"],
     ["metrics", "tasks"],
     ["methods"],
@@ -68,11 +69,20 @@ def test_imports_point_to_earlier_layers(name):
 
 
 def test_reports_read_results_and_nothing_that_computes():
-    allowed = {"report", "result", "files", "catalogue", "metrics", "student"}
+    allowed = {"report", "result", "files", "catalogue", "metrics", "statistics"}
+    light = {"fmbench.metrics.info", "fmbench.statistics.comparisons", "fmbench.statistics.student"}
     for name in GRAPH:
         if part(name) == "report":
             assert {part(target) for target in GRAPH[name]} <= allowed
-            assert not {t for t in GRAPH[name] if part(t) == "metrics"} - {"fmbench.metrics.info"}
+            assert not {t for t in GRAPH[name] if part(t) in ("metrics", "statistics")} - light
+
+
+def test_transport_and_statistics_stand_at_the_bottom():
+    """Metrics, paths and methods build on them, so they know nothing but numbers and the schema of an estimate."""
+    allowed = {"transport", "statistics", "shapes", "noise", "registry", "result"}
+    for name in GRAPH:
+        if part(name) in ("transport", "statistics"):
+            assert {part(target) for target in GRAPH[name]} <= allowed
 
 
 def test_no_import_cycles():

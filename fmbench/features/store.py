@@ -19,7 +19,7 @@ from fmbench.datasets import disk_full, is_disk_full
 from fmbench.features.download import CACHE_VARIABLE, cache_root, file_sha256
 from fmbench.features.extractor import Extractor
 from fmbench.files import fingerprint, sha256, write_atomic, write_json
-from fmbench.metrics.frechet import Moments
+from fmbench.statistics.moments import Moments
 from fmbench.tasks.base import Distribution, Task
 
 BATCH = 1000

@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
+from fmbench.statistics.intervals import mean_estimate
 
 NODES = 32
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.paths import Schedule, convert, linear_schedule
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
+from fmbench.statistics.intervals import mean_estimate
 
 
 @torch.no_grad()

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import Shared, mean_estimate
+from fmbench.metrics.base import Shared
 from fmbench.metrics.probe import Probe
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import cosine_grid, uniform_grid
 from fmbench.solvers.rk4 import RK4
+from fmbench.statistics.intervals import mean_estimate
 
 NO_FIELD = "the model has no velocity field"
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
+from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
+from fmbench.statistics.intervals import jackknife_estimate
+from fmbench.statistics.samples import checked_samples
 
 
 def mutual_information(logits: np.ndarray) -> float:

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import torch
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import Solver, uniform_grid
 from fmbench.solvers.rk4 import RK4
+from fmbench.statistics.intervals import mean_estimate
 
 
 @torch.no_grad()

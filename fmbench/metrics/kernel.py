@@ -12,9 +12,10 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples
+from fmbench.metrics.base import SampleContext
 from fmbench.metrics.mmd import BLOCK, Kernel, mmd_estimate, mmd_squared
 from fmbench.result import Estimate
+from fmbench.statistics.samples import checked_samples
 
 
 def polynomial_kernel(degree: int, gamma: float, coef0: float) -> Kernel:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence
 from fmbench.noise import generator as seeded
@@ -24,6 +23,7 @@ from fmbench.result import Estimate
 from fmbench.shapes import Points, Times, Velocity
 from fmbench.solvers.base import cosine_grid
 from fmbench.solvers.rk4 import RK4
+from fmbench.statistics.intervals import mean_estimate
 from fmbench.tasks.base import LogDensity, StandardNormal
 
 NO_DENSITY = "the flow ends in points, or in spikes too narrow to be resolved: there is no density to speak of"

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import jacobian_product, transposed_product
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.noise import generator as seeded
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Times, Velocity, like, squared_norm
+from fmbench.statistics.intervals import mean_estimate
 
 STREAM = 0x11B5
 """Key of the random starting vectors of :func:`measure`."""

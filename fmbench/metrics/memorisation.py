@@ -11,9 +11,11 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import QUADRATIC, Z95, SampleContext, checked_samples, proportion_estimate
-from fmbench.metrics.neighbours import nearest
+from fmbench.metrics.base import QUADRATIC, SampleContext
 from fmbench.result import Estimate
+from fmbench.statistics.intervals import Z95, proportion_estimate
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.distances import nearest
 
 
 def authentic(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -96,7 +98,7 @@ def _mann_whitney_z(q: np.ndarray, p: np.ndarray) -> float:
 def exact_copies(generated: np.ndarray, train: np.ndarray) -> float:
     """Fraction of generated samples that equal a training sample in every bit of every value (0 and -0 are equal).
 
-    Raises ValueError like :func:`~fmbench.metrics.base.checked_samples`.
+    Raises ValueError like :func:`~fmbench.statistics.samples.checked_samples`.
     """
     generated, train = checked_samples(generated, train)
     known = {row.tobytes() for row in train + 0.0}

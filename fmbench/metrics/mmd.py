@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import GROUPS, SampleContext, checked_samples, deletions, squared_interval
-from fmbench.metrics.neighbours import squared_distances
+from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
+from fmbench.statistics.intervals import GROUPS, deletions, squared_interval
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.distances import squared_distances
 
 BLOCK = 2048
 """Rows and columns of a kernel block: 32 MiB of float64 however many samples there are."""

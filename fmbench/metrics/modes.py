@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
+from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
+from fmbench.statistics.intervals import jackknife_estimate
+from fmbench.statistics.samples import checked_samples
 
 
 @dataclass(frozen=True)

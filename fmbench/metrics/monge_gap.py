@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmbench.metrics.base import checked_samples, over_seeds
-from fmbench.metrics.entropic import sinkhorn_divergence
 from fmbench.metrics.flow import NO_FIELD, FlowContext
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.wasserstein import wasserstein2
 from fmbench.result import Estimate
+from fmbench.statistics.intervals import over_seeds
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.entropic import sinkhorn_divergence
+from fmbench.transport.exact import wasserstein2
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 GROUPS = 4
 LARGEST_GROUP = 1024

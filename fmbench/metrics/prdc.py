@@ -18,18 +18,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fmbench.metrics.base import (
+from fmbench.metrics.base import SampleContext
+from fmbench.result import Estimate
+from fmbench.statistics.intervals import (
     GROUPS,
-    SampleContext,
-    checked_samples,
     effective_trials,
     jackknife_error,
     mean_estimate,
     proportion_estimate,
     wilson_interval,
 )
-from fmbench.metrics.neighbours import BLOCK, nearest, squared_distances
-from fmbench.result import Estimate
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.distances import BLOCK, nearest, squared_distances
 
 TIE = 1e-12
 """Squared distances that differ by less than this times the largest squared norm are ties: round-off cannot tell them

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, mean_estimate
+from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
+from fmbench.statistics.intervals import mean_estimate
 
 
 def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:

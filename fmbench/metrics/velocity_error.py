@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fmbench.metrics.base import jackknife_estimate, mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
+from fmbench.statistics.intervals import jackknife_estimate, mean_estimate
 
 
 @dataclass(frozen=True)

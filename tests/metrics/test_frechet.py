@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext, deletions, squared_interval
-from fmbench.metrics.frechet import Moments, between, covariance_factor, fid_infinity, frechet_distance, measure
+from fmbench.metrics.base import SampleContext
+from fmbench.metrics.frechet import between, covariance_factor, fid_infinity, frechet_distance, measure
+from fmbench.statistics.intervals import deletions, squared_interval
+from fmbench.statistics.moments import Moments
 
 DIMS = (2, 16, 64, 512)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext, deletions, squared_interval
+from fmbench.metrics.base import SampleContext
 from fmbench.metrics.mmd import (
     gaussian_kernel,
     gaussian_mmd_squared,
@@ -14,6 +14,7 @@ from fmbench.metrics.mmd import (
     mmd_estimate,
     mmd_squared,
 )
+from fmbench.statistics.intervals import deletions, squared_interval
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])

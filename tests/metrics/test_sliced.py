@@ -3,17 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext, jackknife_estimate
-from fmbench.metrics.sliced import (
-    JACKKNIFE_PROJECTIONS,
-    controlled_mean,
-    directions,
-    measure,
-    projected_costs,
-    quantile_cost,
-    sliced_wasserstein2,
-)
-from fmbench.metrics.wasserstein import wasserstein2
+from fmbench.metrics.base import SampleContext
+from fmbench.metrics.sliced import JACKKNIFE_PROJECTIONS, measure
+from fmbench.statistics.intervals import jackknife_estimate
+from fmbench.transport.exact import wasserstein2
+from fmbench.transport.sliced import controlled_mean, directions, projected_costs, quantile_cost, sliced_wasserstein2
 
 CONTROLS = ("none", "lower", "upper")
 
@@ -33,7 +27,7 @@ def test_blocks_of_directions_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
     x, y = rng().normal(size=(2, 50, 3))
     theta = directions(3, 17)
     whole = projected_costs(x, y, theta)
-    monkeypatch.setattr("fmbench.metrics.sliced.BLOCK_VALUES", 500)
+    monkeypatch.setattr("fmbench.transport.sliced.BLOCK_VALUES", 500)
     np.testing.assert_allclose(projected_costs(x, y, theta), whole, rtol=1e-13)
 
 

@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from fmbench.metrics import wasserstein
 from fmbench.metrics.base import SampleContext
-from fmbench.metrics.wasserstein import measure, same_distribution_floor, squared_distances, wasserstein2
+from fmbench.metrics.wasserstein import measure
+from fmbench.transport import exact
+from fmbench.transport.exact import same_distribution_floor, squared_distances, wasserstein2
 
 SOLVERS = ("simplex", "assignment")
 
@@ -18,7 +19,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 @pytest.mark.parametrize("lap", [True, False])
 def test_in_one_dimension_it_matches_sorted_points(monkeypatch: pytest.MonkeyPatch, solver: str, lap: bool) -> None:
     if not lap:
-        monkeypatch.setattr(wasserstein, "_lap", lambda: None)
+        monkeypatch.setattr(exact, "_lap", lambda: None)
     x, y = rng().normal(size=(2, 200))
     expected = np.linalg.norm(np.sort(x) - np.sort(y)) / math.sqrt(200)
     assert wasserstein2(x[:, None], y[:, None], solver) == pytest.approx(expected, rel=1e-13)
@@ -50,7 +51,7 @@ def test_it_converges_where_the_default_pivot_limit_stops_early() -> None:
 
 
 def test_stopping_before_the_optimum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wasserstein, "ITERATIONS", 10)
+    monkeypatch.setattr(exact, "ITERATIONS", 10)
     with pytest.raises(RuntimeError, match="300 x 300 points did not reach the optimum"):
         wasserstein2(rng().normal(size=(300, 3)), rng(1).normal(size=(300, 3)))
 

@@ -25,7 +25,7 @@ from torch import Tensor
 import fmbench
 from fmbench.methods.base import Budget
 from fmbench.metrics.flow import FlowContext, Trajectories, normalized_path_energy, reference_solve
-from fmbench.metrics.wasserstein import wasserstein2
+from fmbench.transport.exact import wasserstein2
 
 matchers = pytest.importorskip("torchcfm.conditional_flow_matching")
 models = pytest.importorskip("torchcfm.models.models")

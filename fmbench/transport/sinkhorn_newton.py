@@ -18,19 +18,16 @@ import numpy as np
 from scipy.sparse import bmat, csr_matrix, diags
 from scipy.sparse.linalg import cg
 
-from fmbench.metrics.base import SampleContext
-from fmbench.metrics.entropic import (
+from fmbench.transport.entropic import (
     TOLERANCE,
     EntropicPlan,
     Problem,
     log_kernel,
     problem,
-    sinkhorn_divergence,
     solution,
     sweep,
     warm_start,
 )
-from fmbench.result import Estimate
 
 SWEEPS = 20
 STEPS = 300
@@ -152,15 +149,3 @@ def sinkhorn_newton(
         )
     n = len(p.a)
     return solution(p, point.z[:n], point.z[n:], sweeps + taken)
-
-
-def measure(context: SampleContext) -> Estimate:
-    """Sinkhorn divergence of the samples to the reference, epsilon a twentieth of the mean squared distance between two real points.
-
-    The mean squared distance of a cloud to itself is twice its total variance, so epsilon does not depend on the samples.
-    """
-    spread = 2 * float(context.reference.var(axis=0).sum())
-    epsilon = spread / 20
-    value = sinkhorn_divergence(context.samples, context.reference, epsilon, sinkhorn_newton)
-    details = {"reference_sha256": context.reference_sha256, "epsilon": epsilon}
-    return Estimate(value, None, len(context.samples), details=details)

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import checked_samples
-from fmbench.metrics.wasserstein import squared_distances
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.exact import squared_distances
 
 TOLERANCE = 1e-7
 """Marginal error at which a plan counts as converged."""
@@ -209,7 +209,7 @@ def entropic_cost(
     """OT_eps between uniform measures on (n, d) and (m, d) points (Kullback-Leibler convention).
 
     In squared units of the samples, like ``epsilon``. ``solve`` is :func:`sinkhorn` or, much faster at small epsilon,
-    :func:`fmbench.metrics.sinkhorn_newton.sinkhorn_newton`. Raises ValueError for unusable samples and what ``solve``
+    :func:`fmbench.transport.sinkhorn_newton.sinkhorn_newton`. Raises ValueError for unusable samples and what ``solve``
     raises.
     """
     x, y = checked_samples(x, y)
