@@ -11,7 +11,8 @@ from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
 from fmbench.statistics.intervals import Z95
 from fmbench.statistics.samples import checked_samples
-from fmbench.transport.exact import simplex, squared_distances, wasserstein2
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.exact import simplex, wasserstein2
 
 
 def wasserstein2_estimate(x: np.ndarray, y: np.ndarray, fresh_reference: bool = False, **details: Any) -> Estimate:

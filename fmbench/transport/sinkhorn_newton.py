@@ -110,13 +110,10 @@ def sinkhorn_newton(
     sweeps: int = SWEEPS,
     steps: int = STEPS,
 ) -> EntropicPlan:
-    """Entropic transport plan by Sinkhorn-Newton-Sparse; takes and returns what :func:`.entropic.sinkhorn` does.
+    """Entropic transport plan by Sinkhorn-Newton-Sparse of a :func:`~fmbench.transport.entropic.problem`.
 
     Args:
-        cost: (n, m), any finite numbers.
-        epsilon: regularisation, in the unit of ``cost``.
-        a, b: positive weights (n,), (m,), normalised here; uniform when not given.
-        tolerance: the plan is converged when ``|P 1 - a|_1 + |P^T 1 - b|_1`` is at most this.
+        cost, epsilon, a, b, tolerance: the problem.
         density: part of the plan's entries kept in the Hessian, in (0, 1]; 1 is Newton's method proper. When not given,
             2 / min(n, m) as in the paper, and four times more whenever a step gains too little.
         sweeps: Sinkhorn sweeps at ``epsilon`` before the first Newton step, after the warm start.
@@ -124,11 +121,9 @@ def sinkhorn_newton(
 
     Raises ValueError for an unusable problem or density, RuntimeError when the tolerance is not reached.
     """
-    p = problem(cost, epsilon, a, b)
+    p = problem(cost, epsilon, a, b, tolerance)
     if density is not None and not 0.0 < density <= 1.0:
         raise ValueError(f"density must be in (0, 1], got {density}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
     f, g = warm_start(p)
     for _ in range(sweeps):
         f, g, _ = sweep(p, f, g)

@@ -12,8 +12,9 @@ import numpy as np
 from fmbench.metrics.monge_gap import monge_gap
 from fmbench.registry import TASKS
 from fmbench.tasks.products import MODE_AXES
+from fmbench.transport.distances import squared_distances
 from fmbench.transport.entropic import EntropicPlan, entropic_cost, sinkhorn, sinkhorn_divergence
-from fmbench.transport.exact import same_distribution_floor, squared_distances, wasserstein2
+from fmbench.transport.exact import same_distribution_floor, wasserstein2
 from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 from fmbench.transport.sliced import CONTROLS, sliced_wasserstein2
 from fmbench.transport.sparse import sparse_ot

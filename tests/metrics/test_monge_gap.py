@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fmbench.metrics.monge_gap import monge_gap
-from fmbench.transport.exact import squared_distances
+from fmbench.transport.distances import squared_distances
 from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 

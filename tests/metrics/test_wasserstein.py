@@ -6,7 +6,8 @@ import pytest
 from fmbench.metrics.base import SampleContext
 from fmbench.metrics.wasserstein import measure
 from fmbench.transport import exact
-from fmbench.transport.exact import same_distribution_floor, squared_distances, wasserstein2
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.exact import same_distribution_floor, wasserstein2
 
 SOLVERS = ("simplex", "assignment")
 

@@ -14,8 +14,9 @@ import ot
 import pytest
 
 from fmbench.metrics.frechet import frechet_distance
+from fmbench.transport.distances import squared_distances
 from fmbench.transport.entropic import EntropicPlan, sinkhorn, sinkhorn_divergence
-from fmbench.transport.exact import squared_distances, wasserstein2
+from fmbench.transport.exact import wasserstein2
 from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 from fmbench.transport.sliced import directions, sliced_wasserstein2
 

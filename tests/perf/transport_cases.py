@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from case import Case, Sizes, clouds
 
+from fmbench.transport.distances import squared_distances
 from fmbench.transport.entropic import TOLERANCE, sinkhorn, sinkhorn_divergence
-from fmbench.transport.exact import squared_distances, wasserstein2
+from fmbench.transport.exact import wasserstein2
 from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 from fmbench.transport.sliced import directions, sliced_wasserstein2
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fmbench.transport import sinkhorn_newton as module
+from fmbench.transport.distances import squared_distances
 from fmbench.transport.entropic import sinkhorn
-from fmbench.transport.exact import squared_distances
 from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fmbench.transport.exact import squared_distances
+from fmbench.transport.distances import squared_distances
 from fmbench.transport.sparse import _SparseSimplex, sparse_ot
 
 
