@@ -13,7 +13,7 @@ import pytest
 PLUGIN = '''
 """Mean norm of the samples."""
 import numpy as np
-from fmbench.metrics.base import mean_estimate
+from fmbench.statistics.intervals import mean_estimate
 from fmbench.records.metric import Metric
 
 
@@ -25,7 +25,7 @@ def measure(context):
 
 
 METRIC = Metric(
-    "norm", "length", "lower", "samples", ("vector", "image"), "Student t", "Mean norm of the samples.", measure, low=0
+    "norm", "length", "lower", "samples", ("vector", "image"), "Student t", "Mean norm of the samples.", measure, range=(0, 1e9)
 )
 NOT_ONE = 3
 '''

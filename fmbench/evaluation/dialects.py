@@ -18,8 +18,9 @@ from torch import Tensor
 from fmbench.features.extractor import Extractor, run_network
 from fmbench.features.images import as_rgb, check_images, to_uint8, truncated_uint8
 from fmbench.features.resize import RESIZES
-from fmbench.metrics.frechet import Moments, between, frechet_distance
+from fmbench.metrics.frechet import between, frechet_distance
 from fmbench.shapes import Points
+from fmbench.statistics.moments import Moments
 
 SIZE = 299
 OURS = "fmbench"

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from fmbench.features import Extractor
 from fmbench.features.store import pixel_sha256, reference_features
-from fmbench.metrics.base import SampleContext, over_seeds
+from fmbench.metrics.base import SampleContext
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points
+from fmbench.statistics.intervals import over_seeds
 from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
 from fmbench.tasks.mixture import GaussianMixture
@@ -37,7 +38,7 @@ def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
         return Estimate.missing(f"defined for {' and '.join(METRICS[name].kinds)} tasks only")
     measure = METRICS[name].resolve()
     try:
-        return over_seeds([measure(context) for context in contexts])
+        return over_seeds([measure(context) for context in contexts], METRICS[name].range)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         return Estimate.missing(f"could not be computed: {one_line(error)}")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 
-from fmbench.records.result import Estimate, Result, Row
+from fmbench.records.result import Result, Row
+from fmbench.statistics.comparisons import Standing, below, shared_ranks, standing  # noqa: F401 (the rest of the report takes them from here)
 from fmbench.storage.bundled import data_folder
-from fmbench.student import t95
 
 ANCHORS = ("data", "oracle")
 DECLARED = ("closed", "open")
@@ -89,46 +87,6 @@ def rank_row(rows: Sequence[Row], budget: int) -> Row | None:
     """
     fixed = [row for row in rows if row.steps is not None and row.steps <= budget and applies(row)]
     return max(fixed, key=lambda row: (row.steps or 0, -row.total_nfe), default=None)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What an entry is ranked by: the 95 % interval of its metric and its value for every evaluation seed, if recorded."""
-
-    interval: tuple[float, float]
-    per_seed: tuple[float, ...] = ()
-
-
-def standing(estimate: Estimate) -> Standing:
-    """The standing of an estimate that has a value; without an interval it is a point."""
-    assert estimate.value is not None
-    interval = estimate.ci or (estimate.value, estimate.value)
-    return Standing(interval, tuple(estimate.details.get("per_seed", ())))
-
-
-def below(one: Standing, other: Standing) -> bool:
-    """Whether ``one`` is lower beyond doubt.
-
-    Every entry sees the same noise and the same reference samples, so with at least three evaluation seeds the *differences* are
-    judged, by a 95 % Student t interval: what all entries of a seed share cancels. Otherwise the intervals must not overlap.
-    """
-    count = len(one.per_seed)
-    if count < 3 or len(other.per_seed) != count:
-        return one.interval[1] < other.interval[0]
-    differences = [a - b for a, b in zip(one.per_seed, other.per_seed, strict=True)]
-    return fmean(differences) + t95(count - 1) * stdev(differences) / math.sqrt(count) < 0
-
-
-def shared_ranks(standings: Sequence[Standing], better: str) -> list[int]:
-    """Rank of each: 1 + the number of others that are better beyond doubt (:func:`below`), so leaders that cannot be told apart share 1.
-
-    Raises ValueError unless ``better`` is "lower" or "higher".
-    """
-    if better == "lower":
-        return [1 + sum(below(other, mine) for other in standings) for mine in standings]
-    if better == "higher":
-        return [1 + sum(below(mine, other) for other in standings) for mine in standings]
-    raise ValueError(f'cannot rank by a metric whose better side is {better!r}; it must be "lower" or "higher"')
 
 
 def primary_metric(results: Sequence[Result], primary: Mapping[str, str]) -> str:

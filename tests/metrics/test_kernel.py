@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext, deletions, squared_interval
+from fmbench.metrics.base import SampleContext
 from fmbench.metrics.kernel import kernel_distance, measure
+from fmbench.statistics.intervals import deletions, squared_interval
 
 
 def pair(n: int = 120, m: int = 120, d: int = 10, shift: float = 0.3) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from fmbench.metrics.base import (
+from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import (
     deletions,
     jackknife_error,
     jackknife_estimate,
@@ -19,7 +20,6 @@ from fmbench.metrics.base import (
     squared_interval,
     wilson_interval,
 )
-from fmbench.records.result import Estimate
 
 BAND = (0.92, 0.975)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from fmbench.metrics.neighbours import nearest, squared_distances
+from fmbench.transport.distances import nearest, squared_distances
 
 
 def test_distances_agree_with_scipy() -> None:

@@ -18,19 +18,16 @@ import numpy as np
 from scipy.sparse import bmat, csr_matrix, diags
 from scipy.sparse.linalg import cg
 
-from fmbench.metrics.base import SampleContext
-from fmbench.metrics.entropic import (
+from fmbench.transport.entropic import (
     TOLERANCE,
     EntropicPlan,
     Problem,
     log_kernel,
     problem,
-    sinkhorn_divergence,
     solution,
     sweep,
     warm_start,
 )
-from fmbench.records.result import Estimate
 
 SWEEPS = 20
 STEPS = 300
@@ -113,13 +110,10 @@ def sinkhorn_newton(
     sweeps: int = SWEEPS,
     steps: int = STEPS,
 ) -> EntropicPlan:
-    """Entropic transport plan by Sinkhorn-Newton-Sparse; takes and returns what :func:`.entropic.sinkhorn` does.
+    """Entropic transport plan by Sinkhorn-Newton-Sparse of a :func:`~fmbench.transport.entropic.problem`.
 
     Args:
-        cost: (n, m), any finite numbers.
-        epsilon: regularisation, in the unit of ``cost``.
-        a, b: positive weights (n,), (m,), normalised here; uniform when not given.
-        tolerance: the plan is converged when ``|P 1 - a|_1 + |P^T 1 - b|_1`` is at most this.
+        cost, epsilon, a, b, tolerance: the problem.
         density: part of the plan's entries kept in the Hessian, in (0, 1]; 1 is Newton's method proper. When not given,
             2 / min(n, m) as in the paper, and four times more whenever a step gains too little.
         sweeps: Sinkhorn sweeps at ``epsilon`` before the first Newton step, after the warm start.
@@ -127,11 +121,9 @@ def sinkhorn_newton(
 
     Raises ValueError for an unusable problem or density, RuntimeError when the tolerance is not reached.
     """
-    p = problem(cost, epsilon, a, b)
+    p = problem(cost, epsilon, a, b, tolerance)
     if density is not None and not 0.0 < density <= 1.0:
         raise ValueError(f"density must be in (0, 1], got {density}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
     f, g = warm_start(p)
     for _ in range(sweeps):
         f, g, _ = sweep(p, f, g)
@@ -152,15 +144,3 @@ def sinkhorn_newton(
         )
     n = len(p.a)
     return solution(p, point.z[:n], point.z[n:], sweeps + taken)
-
-
-def measure(context: SampleContext) -> Estimate:
-    """Sinkhorn divergence of the samples to the reference, epsilon a twentieth of the mean squared distance between two real points.
-
-    The mean squared distance of a cloud to itself is twice its total variance, so epsilon does not depend on the samples.
-    """
-    spread = 2 * float(context.reference.var(axis=0).sum())
-    epsilon = spread / 20
-    value = sinkhorn_divergence(context.samples, context.reference, epsilon, sinkhorn_newton)
-    details = {"reference_sha256": context.reference_sha256, "epsilon": epsilon}
-    return Estimate(value, None, len(context.samples), details=details)
