@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from fmbench.methods.base import Method, VelocityMethod
+from fmbench.execution.foreign import ForeignError, foreign
+from fmbench.methods.base import Method
 from fmbench.noise import draw, generator
 from fmbench.records.recipe import closed
 from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
 from fmbench.tasks.base import Task
 from fmbench.zoo.resolve import build, method_class
+from fmbench.zoo.trial import ROWS, TOLERANCE, Subject, cheap, items
 
 
 @dataclass(frozen=True)
@@ -27,50 +29,6 @@ class Check:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
-
-
-def _sample_shape(method: Method, noise: torch.Tensor, sampler: Sampler, task: Task) -> None:
-    x = method.sample(noise, sampler)
-    _require(
-        x.shape == noise.shape,
-        f"sample() returned shape {tuple(x.shape)} for noise of shape {tuple(noise.shape)} on {task.name}",
-    )
-    _require(bool(x.isfinite().all()), "sample() returned NaN or infinite values")
-
-
-def _deterministic(method: Method, noise: torch.Tensor, sampler: Sampler) -> None:
-    gap = float((method.sample(noise, sampler) - method.sample(noise, sampler)).abs().max())
-    _require(
-        gap == 0, f"two calls of sample() on the same noise differ by {gap:.2g}; draw nothing at random in sample()"
-    )
-
-
-def _batch_independent(method: Method, noise: torch.Tensor, sampler: Sampler) -> None:
-    whole = method.sample(noise, sampler)
-    parts = torch.cat([method.sample(part, sampler) for part in noise.split(7)])
-    gap = float((whole - parts).abs().max())
-    _require(
-        gap < 1e-4,
-        f"samples depend on the batch they are in: they move by {gap:.2g} when the batch is split (batch norm?)",
-    )
-
-
-def _noise_untouched(method: Method, noise: torch.Tensor, sampler: Sampler) -> None:
-    kept = noise.clone()
-    method.sample(noise, sampler)
-    _require(bool((noise == kept).all()), "sample() changed its noise argument in place")
-
-
-def _velocity(method: VelocityMethod, noise: torch.Tensor) -> None:
-    t = torch.linspace(0, 1, len(noise))
-    v = method.velocity(noise, t)
-    _require(v.shape == noise.shape, f"velocity() returned shape {tuple(v.shape)} for x of shape {tuple(noise.shape)}")
-    _require(bool(v.isfinite().all()), "velocity() is NaN or infinite for some t in [0, 1]")
-    one = method.velocity(noise[3:4], t[3:4])
-    gap = float((v[3:4] - one).abs().max())
-    _require(
-        gap < 1e-4, f"velocity() does not take one time per sample: a row changes by {gap:.2g} when alone in the batch"
-    )
 
 
 def _loss(method: Method, task: Task) -> None:
@@ -102,14 +60,11 @@ def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]
     kind = method_class(spec)
     recipe = closed(task, spec)
     method = build(recipe, task, kind, spec).eval()
-    noise = draw(task.source.sample, 0, 32, 0, "source")
-    sampler = Sampler("euler", (method.steps_allowed or (4,))[0])
-    yield "sample: shape and finite", lambda: _sample_shape(method, noise, sampler, task)
-    yield "sample: deterministic", lambda: _deterministic(method, noise, sampler)
-    yield "sample: independent of the batch", lambda: _batch_independent(method, noise, sampler)
-    yield "sample: noise untouched", lambda: _noise_untouched(method, noise, sampler)
-    if isinstance(method, VelocityMethod):
-        yield "velocity: one time per sample, finite on [0, 1]", lambda: _velocity(method, noise)
+    noise = draw(task.source.sample, 0, ROWS, 0, "source")
+    sampler = cheap(method)[0]
+    tried = Subject(method, noise, None, sampler, TOLERANCE[torch.float32])
+    for name, call in items(method):
+        yield name, lambda call=call: call(tried)
     if any(True for _ in method.parameters()):
         if not kind.needs_teacher:
             yield "loss: finite, differentiable, seeded", lambda: _loss(method, task)
@@ -119,16 +74,16 @@ def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]
 def check_method(spec: str, task: str = "gaussian-moons") -> list[Check]:
     """Run every check that applies to the method ``spec`` (a registered name or ``file.py:Class``) on a task.
 
-    Later checks run even when earlier ones fail. Raises what building the method raises.
+    Later checks run even when earlier ones fail; the items that sample are those of the :mod:`~fmbench.zoo.trial` that every model passes
+    before it is evaluated. Raises what building the method raises.
     """
     outcomes = []
     for name, call in _checks(spec, task):
+        error = None
         try:
-            with torch.set_grad_enabled(name.startswith("loss")):
+            with torch.set_grad_enabled(name.startswith("loss")), foreign():
                 call()
-            outcomes.append(Check(name, None))
-        except Exception as error:  # a conformance suite reports whatever a method throws
-            outcomes.append(
-                Check(name, f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error))
-            )
+        except ForeignError as failure:
+            error = str(failure)
+        outcomes.append(Check(name, error))
     return outcomes

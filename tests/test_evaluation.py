@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 import fmbench
-from fmbench.evaluation.acceleration import Acceleration
-from fmbench.evaluation.evaluation import Options
+from fmbench.evaluation.options import Options
 from fmbench.evaluation.run import evaluate_one, plan, run
 from fmbench.records import protocol, result
 from fmbench.records.sampler import Sampler
@@ -122,7 +121,7 @@ def test_a_finished_result_is_not_made_again_until_something_changes(tiny, tmp_p
     first = run(tiny, [ENTRY], out).results[1]
     assert run(tiny, [ENTRY], out).results[1].created == first.created
     assert run(tiny, [ENTRY], out).results[1].seconds == first.seconds
-    changed = Options(acceleration=Acceleration("bfloat16"))
+    changed = Options(dtype="bfloat16")
     for unranked in (Options(limit=100), Options(seed_set=1), changed):
         refused = run(tiny, [ENTRY], out, options=unranked)
         assert any("is a ranked result, and this run" in error for error in refused.errors)
@@ -137,7 +136,7 @@ def test_a_finished_result_is_not_made_again_until_something_changes(tiny, tmp_p
 
 def test_a_finished_result_is_made_again_under_another_acceleration(tiny, tmp_path):
     """Neither the data anchor, which passes no network, nor what was made before stands in for it."""
-    options = [Options(limit=40, acceleration=Acceleration(dtype)) for dtype in ("float32", "bfloat16")]
+    options = [Options(limit=40, dtype=dtype) for dtype in ("float32", "bfloat16")]
     plain, fast = (run(tiny, [ENTRY], tmp_path, options=o).results for o in options)
     assert plain[0].created == fast[0].created
     assert plain[1].rows[0].samples["sha256"] != fast[1].rows[0].samples["sha256"]
@@ -243,10 +242,10 @@ def test_a_damaged_unit_is_made_again(tiny, tmp_path, monkeypatch):
 
 
 class Diverging(nn.Module):
-    """A field that gives NaN for some samples."""
+    """A field that gives NaN for a few samples in a thousand, none of them among those of the trial."""
 
     def forward(self, x, t):
-        return torch.where(x > 2, torch.nan, x)
+        return torch.where((x > 2.5) & (t[:, None] == 0), torch.nan, x)
 
 
 def test_nan_samples_fail_their_row_with_the_reason_and_the_others_go_on(tiny):
@@ -257,16 +256,35 @@ def test_nan_samples_fail_their_row_with_the_reason_and_the_others_go_on(tiny):
     json.dumps(bad.to_json(), allow_nan=False)
 
 
-def test_a_model_that_raises_fails_its_row(tiny):
-    class Raising(nn.Module):
-        def forward(self, x, t):
-            raise RuntimeError("out of cheese")
+class Raising(nn.Module):
+    """Raises in the batches of one solver only (heun, two calls a step), or in all."""
 
-    with pytest.raises(RuntimeError, match="cheese"):
-        fmbench.wrap(Raising(), "gaussian-moons", "raising").sample(3)
-    _, bad = fmbench.evaluate(fmbench.wrap(Raising(), "gaussian-moons", "raising"), tiny)
-    assert all("out of cheese" in row.failed for row in bad.rows)
-    assert "out of cheese" in bad.flow["transport_cost"].reason
+    def __init__(self, error, batch=None):
+        super().__init__()
+        self.error, self.batch = error, batch
+
+    def forward(self, x, t):
+        if self.batch is None or len(x) == self.batch:
+            raise self.error
+        return -x
+
+
+def test_a_model_that_raises_is_one_line_before_anything_is_scored(tiny):
+    model = fmbench.wrap(Raising(RuntimeError("out of cheese")), "gaussian-moons", "raising")
+    with pytest.raises(ValueError, match="RuntimeError: out of cheese") as caught:
+        model.sample(3)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(ValueError, match="sample: RuntimeError: out of cheese"):
+        fmbench.evaluate(model, tiny)
+
+
+def test_a_sampler_that_raises_fails_its_row_and_the_others_go_on(tiny):
+    """Only adaptive solvers get 44 samples at once here: the rest of 300 after a block of 256."""
+    model = fmbench.wrap(Raising(RuntimeError("out of cheese"), 44), "gaussian-moons", "raising")
+    _, bad = fmbench.evaluate(model, tiny)
+    assert [row.failed for row in bad.rows] == [None, None, "RuntimeError: out of cheese"]
+    assert bad.rows[0].metrics["wasserstein2"].value > 0
+    assert bad.flow["transport_cost"].value > 0
 
 
 def test_corrupted_weights_are_one_line_and_the_others_go_on(tiny, tmp_path):

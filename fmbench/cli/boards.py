@@ -39,7 +39,7 @@ def cmd_sysinfo(args: argparse.Namespace) -> int:
 
 def add(add: Add, commands: Any) -> None:
     """The commands."""
-    board = commands.add_parser("leaderboard", help="build the leaderboard")
+    board = commands.add_parser("leaderboard", help="build the leaderboard", allow_abbrev=False)
     p = add(
         "build",
         cmd_leaderboard,

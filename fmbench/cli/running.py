@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, device_of, positive, print_json
-from fmbench.evaluation.acceleration import COMPILE, DTYPES
+from fmbench.cli.shared import DONE, FAILED, Add, print_json, whole
+from fmbench.evaluation.options import Options
 from fmbench.progress import progress_bars
 
 
 def cmd_run(args: argparse.Namespace) -> int:
     """Evaluate models on a benchmark and print the tables."""
-    from fmbench.evaluation.acceleration import Acceleration
-    from fmbench.evaluation.evaluation import Options
     from fmbench.evaluation.run import plan, run
+    from fmbench.execution.device import resolve_device
     from fmbench.records import protocol
     from fmbench.report.build import build_leaderboard
     from fmbench.report.terminal import print_results
 
-    device = device_of(args.device)
-    options = Options(
-        args.batch_size,
-        args.limit,
-        args.seed_set,
-        args.overwrite,
-        Acceleration(args.dtype, args.channels_last, args.compile),
-    )
+    options = Options(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)})
     spec = protocol.read(args.benchmark)
-    total = len(list(plan(spec, args.model, device)))
+    total = len(list(plan(spec, args.model, resolve_device(options.device))))
     with progress_bars(not args.json) as progress:
         bar = progress.add_task(spec.name, total=total)
 
@@ -39,18 +33,22 @@ def cmd_run(args: argparse.Namespace) -> int:
         def finished(done: int) -> None:
             progress.update(bar, completed=done)
 
-        outcome = run(
-            args.benchmark, args.model, args.out, options=options, device=device, report=report, finished=finished
-        )
-    for line in outcome.errors:
+        outcome = run(args.benchmark, args.model, args.out, options=options, report=report, finished=finished)
+    errors, written = list(outcome.errors), []
+    try:
+        written = build_leaderboard(args.out)
+    except ValueError as error:
+        # What was measured is saved and shown, whatever else lies in the folder.
+        errors.append(f"the tables in {args.out} were not built: {error}")
+    for line in errors:
         print(f"fmbench: {line}", file=sys.stderr)
-    written = build_leaderboard(args.out)
     if args.json:
         print_json([r.to_json() for r in outcome.results])
     else:
         print_results(outcome.results, folder=args.out)
-        print("leaderboard: " + ", ".join(str(path) for path in written))
-    failed = outcome.errors or [r for r in outcome.results if any(row.failed for row in r.rows)]
+        if written:
+            print("leaderboard: " + ", ".join(str(path) for path in written))
+    failed = errors or [r for r in outcome.results if any(row.failed for row in r.rows)]
     return FAILED if failed else DONE
 
 
@@ -66,17 +64,20 @@ def add(add: Add) -> None:
         help="task/entry, folder or file.py:Class; every bundled entry when left out",
     )
     p.add_argument("--out", type=Path, default=Path("runs"), help="folder for results and tables (default: runs)")
-    p.add_argument("--batch-size", type=positive, default=1024, help="samples per network call (default: 1024)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--limit", type=positive, help="samples per seed; the result is marked and never ranked")
-    p.add_argument(
-        "--seed-set", type=int, default=0, help="k shifts the evaluation seeds by 1000 k; not ranked unless 0"
-    )
-    p.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of the network while it samples; not ranked unless float32"
-    )
-    p.add_argument(
-        "--compile", choices=COMPILE, default="none", help="torch.compile the network; not ranked unless none"
-    )
-    p.add_argument("--channels-last", action="store_true", help="memory format of images; not ranked")
-    p.add_argument("--overwrite", action="store_true", help="evaluate again what is already there")
+    for field in dataclasses.fields(Options):
+        add_option(p, field)
+
+
+def add_option(p: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    """The flag of a field of :class:`Options`, with its default, help text and bounds."""
+    facts = field.metadata
+    flag: dict[str, Any] = {"help": facts["help"], "default": field.default}
+    if isinstance(field.default, bool):
+        flag["action"] = "store_true"
+    elif field.default is not None:
+        flag["help"] += " (default: %(default)s)"
+    if "choices" in facts:
+        flag["choices"] = facts["choices"]
+    if "kind" in facts:
+        flag["type"] = whole(facts["least"])
+    p.add_argument("--" + field.name.replace("_", "-"), **flag)

@@ -15,14 +15,24 @@ def cmd_sample(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
+    from fmbench.execution.foreign import foreign, isolated
     from fmbench.storage.files import write_atomic
+    from fmbench.zoo.catalogue import find
     from fmbench.zoo.pictures import picture, trajectories
     from fmbench.zoo.resolve import load
 
     suffix = args.output.suffix.lower()
     if suffix not in (".png", ".npy"):
         raise UsageError(f"output {args.output} must end in .png or .npy")
-    model = load(args.entry, task=args.task, device=device_of(args.device))
+    if args.task is not None and ".py:" not in args.entry:
+        raise UsageError(f"--task {args.task} is for a file.py:Class; {args.entry} says its own")
+    if args.seed < 0:
+        raise UsageError(f"--seed must be 0 or more, got {args.seed}")
+    device = device_of(args.device)
+    if ".py:" not in args.entry:
+        find(args.entry)
+    with foreign(), isolated():
+        model = load(args.entry, task=args.task, device=device)
     labels = None
     if args.label is not None:
         if not model.conditional or not 0 <= args.label < model.task.num_classes:
@@ -37,7 +47,9 @@ def cmd_sample(args: argparse.Namespace) -> int:
         if args.solver != "euler":
             raise UsageError(f"trajectories are drawn by euler; leave --solver {args.solver} out")
         chosen = {"seed": args.seed, "steps": args.steps or 32, "guidance": args.guidance, "labels": labels}
-        trajectories(model, args.n, columns=args.trajectory, **chosen).save(buffer, format="png")
+        with foreign():
+            drawn = trajectories(model, args.n, columns=args.trajectory, **chosen)
+        drawn.save(buffer, format="png")
         shape = (args.n, args.trajectory, *model.task.shape)
     else:
         x = model.sample(

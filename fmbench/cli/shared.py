@@ -34,24 +34,28 @@ def setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def whole(least: int) -> Callable[[str], int]:
+    """An argument type: a whole number of at least ``least``."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+        return value
+
+    return number
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return value
+    return whole(1)(text)
 
 
 def device_of(name: str) -> str:
-    """The device, checked; ``auto`` takes CUDA when there is one."""
-    import torch
+    """See :func:`fmbench.execution.device.resolve_device`, which this command line and the API share."""
+    from fmbench.execution.device import resolve_device
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
-        available = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"device {name!r} is not available here; available: {available}")
-    return name
+    return resolve_device(name)

@@ -6,8 +6,8 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from fmbench.evaluation.acceleration import Acceleration, accelerate_net
 from fmbench.evaluation.cost.costs import model_cost, sampler_latency
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.flow_scoring import FlowScorer
-from fmbench.evaluation.scoring import Scorer, one_line
+from fmbench.evaluation.options import Options
+from fmbench.evaluation.scoring import Scorer
+from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.features import Extractor
-from fmbench.methods.base import Method
+from fmbench.methods.base import Method, VelocityMethod
 from fmbench.noise import BLOCK
+from fmbench.records.names import check_name
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result, Row
 from fmbench.records.sampler import Sampler
@@ -44,46 +47,6 @@ def quiet(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out; nothing here may change a sample, except ``limit``.
-
-    Attributes:
-        batch_size: samples per network call for fixed-grid solvers.
-        limit: samples per seed instead of the protocol's; marks the result as not ranked.
-        seed_set: k shifts every evaluation seed by 1000 k; marks the result as not ranked unless 0.
-        overwrite: ignore finished results and units.
-        acceleration: precision and compilation of the network while it samples; anything but the default is marked as not ranked.
-    """
-
-    batch_size: int = 1024
-    limit: int | None = None
-    seed_set: int = 0
-    overwrite: bool = False
-    acceleration: Acceleration = field(default_factory=Acceleration)
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name.replace('_', ' ')} must be at least 1, got {value}")
-        if self.seed_set < 0:
-            raise ValueError(f"seed set must be 0 or more, got {self.seed_set}")
-
-    def samples(self, spec: Protocol) -> int:
-        """Samples per seed."""
-        return spec.samples if self.limit is None else min(self.limit, spec.samples)
-
-    def seeds(self, spec: Protocol) -> tuple[int, ...]:
-        """Evaluation seeds."""
-        return tuple(seed + 1000 * self.seed_set for seed in spec.seeds)
-
-    @property
-    def ranked(self) -> bool:
-        """Whether the result may be ranked."""
-        return self.limit is None and self.seed_set == 0 and self.acceleration == Acceleration()
-
-
 def unfit(model: Model, sampler: Sampler) -> str | None:
     """Why a sampler does not apply to a model; None when it does."""
     allowed = model.method.steps_allowed
@@ -91,12 +54,17 @@ def unfit(model: Model, sampler: Sampler) -> str | None:
         return f"this model samples with euler and {', '.join(map(str, allowed))} step only"
     if sampler.guidance != 1 and not model.conditional:
         return "guidance needs a class-conditional entry"
+    if sampler.guidance != 1 and isinstance(model.method, VelocityMethod) and not model.method.label_dropout:
+        return "guidance needs an entry that was trained with label_dropout > 0"
     return None
 
 
 @contextmanager
 def accelerated(method: Method, acceleration: Acceleration) -> Iterator[None]:
     """The method's network accelerated inside, plain afterwards: reference solves and Jacobians stay in full precision."""
+    if acceleration == Acceleration():
+        yield
+        return
     accelerate_net(method, acceleration)
     try:
         yield
@@ -145,18 +113,15 @@ class Evaluation:
 
         def make() -> units.Unit:
             assert self.model is not None
-            made = generate(
-                self.model.method,
-                self.model.noise(start, stop, seed),
-                sampler,
-                self.model.labels(start, stop, seed),
-                self.options.batch_size,
-            )
+            noise, labels = self.model.noise(start, stop, seed), self.model.labels(start, stop, seed)
+            with foreign():
+                made = generate(self.model.method, noise, sampler, labels, self.options.batch_size)
             return units.Unit(made.samples, dataclasses.asdict(made.evaluations))
 
         if self.units is None:
             return make()
-        return units.stored(self.units / f"{sampler.label}-s{seed}-{start}-{stop}.safetensors", make)
+        name = check_name(f"{sampler.label}-s{seed}-{start}-{stop}.safetensors", "a unit of samples")
+        return units.stored(self.units / name, make)
 
     def samples(self, sampler: Sampler, seed: int) -> tuple[Tensor, dict[str, int]]:
         """All samples of a sampler and seed, and their evaluation counts."""
@@ -177,8 +142,8 @@ class Evaluation:
         for seed in self.options.seeds(self.spec):
             try:
                 samples, made = self.samples(sampler, seed)
-            except (ValueError, RuntimeError, ArithmeticError) as error:
-                return self._failed(empty, one_line(error))
+            except ForeignError as error:
+                return self._failed(empty, str(error))
             bad = int((~samples.isfinite()).flatten(1).any(dim=1).sum())
             if bad:
                 return self._failed(empty, f"{bad} of {len(samples)} samples are NaN or infinite (seed {seed})")
@@ -196,6 +161,17 @@ class Evaluation:
             latency={**sampler_latency(self.model, sampler, self.spec.latency), **self.how()},
             samples={"n": len(everything), "sha256": sha256(everything.numpy())},
         )
+
+    def accelerated_row(self, sampler: Sampler, endpoints: Tensor | None) -> Row:
+        """:meth:`row` with the network accelerated as the options say; a network that cannot be is a failed row."""
+        assert self.model is not None
+        with ExitStack() as stack:
+            try:
+                with foreign():
+                    stack.enter_context(accelerated(self.model.method, self.options.acceleration))
+            except ForeignError as error:
+                return self._failed(Row(sampler.solver, sampler.steps, sampler.guidance, {}, {}), str(error))
+            return self.row(sampler, endpoints)
 
     def how(self) -> dict[str, str]:
         """Precision and compilation that the network itself cannot tell."""
@@ -229,10 +205,7 @@ class Evaluation:
         fitting = [sampler for sampler in self.spec.samplers if unfit(self.model, sampler) is None]
         if not fitting:
             return {"parameters": self.model.parameters, "reason": "no sampler of the protocol fits the model"}
-        try:
-            return model_cost(self.model, fitting[0], self.spec.latency["batches"][-1])
-        except (ValueError, RuntimeError, ArithmeticError) as error:
-            return {"parameters": self.model.parameters, "reason": one_line(error)}
+        return model_cost(self.model, fitting[0], self.spec.latency["batches"][-1])
 
     def conditions(self) -> dict[str, Any]:
         """Where and how this runs."""
@@ -271,8 +244,7 @@ class Evaluation:
             rows = []
             for index, sampler in enumerate(self.spec.samplers):
                 self.report(self.name, index + 1, total)
-                with accelerated(self.model.method, self.options.acceleration):
-                    rows.append(self.row(sampler, flows.endpoints()))
+                rows.append(self.accelerated_row(sampler, flows.endpoints()))
             rows = tuple(rows)
         return Result(
             benchmark=self.benchmark(),

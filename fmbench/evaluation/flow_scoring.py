@@ -9,14 +9,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fmbench.evaluation.scoring import attempt, one_line
+from fmbench.evaluation.scoring import attempt
+from fmbench.execution.checked import guarded_field
+from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.methods.base import VelocityMethod
 from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
 from fmbench.metrics.probe import Probe
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
-from fmbench.shapes import Labels, Points
+from fmbench.shapes import Labels, Points, Velocity
 from fmbench.tasks.mixture import MixtureVelocity
 from fmbench.zoo.model import Model, device_of
 
@@ -47,30 +49,40 @@ class FlowScorer:
         method = self.model.method if self.model else None
         return method if isinstance(method, VelocityMethod) else None
 
-    @cached_property
-    def solve(self) -> Trajectories | None:
-        """The reference solve; None without a velocity field. Raises ValueError when trajectories are not finite."""
-        if self.model is None or self.method is None:
-            return None
-        n, device = self.flow["samples"], device_of(self.method)
-        noise, labels = self.model.noise(0, n, self.seed), self.model.labels(0, n, self.seed)
+    def _field(self, labels: Labels | None) -> Velocity:
+        """The velocity with its labels bound, guarded."""
+        assert self.method is not None
+        return guarded_field(self.method.field(None if labels is None else labels.to(device_of(self.method))))
+
+    def _solve(self, model: Model) -> Trajectories:
+        n, device = self.flow["samples"], device_of(model.method)
+        noise, labels = model.noise(0, n, self.seed), model.labels(0, n, self.seed)
         parts = []
         with torch.no_grad():
             for start in range(0, n, self.batch_size):
                 rows = slice(start, start + self.batch_size)
-                chosen = None if labels is None else labels[rows].to(device)
-                parts.append(reference_solve(self.method.field(chosen), noise[rows].to(device), self.flow["steps"]))
+                field = self._field(None if labels is None else labels[rows])
+                parts.append(reference_solve(field, noise[rows].to(device), self.flow["steps"]))
         solve = concatenate(parts)
         if not bool(solve.stop.isfinite().all()):
             raise ValueError("some trajectories are NaN or infinite")
         return solve
 
+    @cached_property
+    def solved(self) -> tuple[Trajectories | None, str | None]:
+        """The reference solve, None without a velocity field or when it failed, and then the reason."""
+        if self.model is None or self.method is None:
+            return None, None
+        try:
+            with foreign("the reference solve failed"), isolated():
+                return self._solve(self.model), None
+        except ForeignError as error:
+            return None, str(error)
+
     def endpoints(self) -> Points | None:
         """Where the reference solve ends; None without one."""
-        try:
-            return None if self.solve is None else self.solve.stop
-        except (ValueError, RuntimeError, ArithmeticError):
-            return None
+        solve, _ = self.solved
+        return None if solve is None else solve.stop
 
     @cached_property
     def probe(self) -> Probe | None:
@@ -83,12 +95,12 @@ class FlowScorer:
         data, data_labels = self._real(n)
         source, target = task.source_mixture, task.target_mixture
         return Probe(
-            velocity=method.field(None if labels is None else labels.to(device)),
+            velocity=self._field(labels),
             x0=self.model.noise(0, n, self.seed).to(device),
             steps=self.flow["probe_steps"],
             seed=self.seed,
             data=data.to(device),
-            data_velocity=method.field(None if data_labels is None else data_labels.to(device)),
+            data_velocity=self._field(data_labels),
             data_log_density=target.log_prob(data.flatten(1)).numpy() if target and not task.finite else None,
             source_log_density=task.source_log_density(),
             oracle=MixtureVelocity(source, target).to(device) if source and target else None,
@@ -120,11 +132,13 @@ class FlowScorer:
         if self.model is None:
             return {name: Estimate.missing("real samples are not transported from anywhere") for name in names}
         try:
-            solve, probe = self.solve, self.probe
-            cost = self._cost() if solve is None else None
-        except (ValueError, RuntimeError, ArithmeticError) as error:
-            reason = f"the reference solve failed: {one_line(error)}"
-            return {name: Estimate.missing(reason) for name in names}
+            solve, failed = self.solved
+            if failed is not None:
+                raise ForeignError(failed)
+            with foreign("the field could not be looked at"), isolated():
+                probe, cost = self.probe, self._cost() if solve is None else None
+        except ForeignError as error:
+            return {name: Estimate.missing(str(error)) for name in names}
         costs = solve.cost if solve is not None else None if cost is None else cost.numpy()
         task = self.model.task
         context = FlowContext(solve, costs, task.w2_squared, probe)

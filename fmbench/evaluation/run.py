@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fmbench.evaluation.acceleration import Acceleration
-from fmbench.evaluation.evaluation import DATA, Evaluation, Options, Report, quiet
+from fmbench.evaluation.evaluation import DATA, Evaluation, Report, describe, quiet
+from fmbench.evaluation.options import Options
+from fmbench.execution.device import resolve_device
+from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
 from fmbench.records.metric import METRICS
+from fmbench.records.names import check_entry_name, check_name
 from fmbench.records.protocol import Protocol
 from fmbench.records.recipe import require_closed
 from fmbench.records.result import Result
-from fmbench.registry import TASKS
+from fmbench.registry import TASKS, UnknownName
 from fmbench.storage.files import check_writable, fingerprint, write_atomic
 from fmbench.tasks.base import Task
+from fmbench.zoo.catalogue import find, kebab, list_entries, open_folder, trained_here
 from fmbench.zoo.extractors import load_extractor
+from fmbench.zoo.foreign import as_it_is, lent
 from fmbench.zoo.model import Model
 from fmbench.zoo.resolve import load
+from fmbench.zoo.trial import trial
 
 
 def _rows_fit(found: Result, spec: Protocol) -> bool:
@@ -57,69 +64,149 @@ def _finished(path: Path, spec: Protocol, model: Model | None, options: Options)
     return found if same else None
 
 
+def _inside(folder: Path, *names: str) -> Path:
+    """The path of names below a folder, each checked again where a file is about to be written. Raises ValueError."""
+    return folder.joinpath(*(check_name(name, "a file of results") for name in names))
+
+
+def _require_own_name(model: Model) -> str:
+    """The last part of a model's name, when results may be filed under it: no folder's, no anchor's. Raises ValueError."""
+    entry = model.name.rpartition("/")[2]
+    anchor = describe(model, model.name)["division"] == "anchor"
+    return check_name(entry, "a model") if anchor and entry != DATA else check_entry_name(entry)
+
+
 def evaluate_one(
     spec: Protocol, task: Task, model: Model | None, options: Options, out: Path | None, report: Report = quiet
 ) -> Result:
-    """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``."""
-    if model is not None and model.recipe is not None:
-        require_closed(model.recipe, task, model.name)
-    extractor = load_extractor(task.extractor) if task.extractor else None
+    """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``.
+
+    The model is on the device of the options and in evaluation mode meanwhile, and as it was afterwards. Raises ValueError in one line,
+    ForeignError where the model is to blame, for a model that fails its trial or cannot be evaluated at all.
+    """
+    options.check(spec)
     if model is None:
         # Real samples pass no network.
-        options = replace(options, acceleration=Acceleration())
-    run = Evaluation(spec, task, model, options, None, extractor, report)
+        return _evaluate(spec, task, None, options.plain(), out, report)
+    _require_own_name(model)
+    if model.recipe is not None:
+        require_closed(model.recipe, task, model.name)
+    model = as_it_is(model)
+    with lent(model.method, resolve_device(options.device)):
+        return _evaluate(spec, task, model, options, out, report)
+
+
+def _computed(run: Evaluation, measure: Callable[[], Result]) -> Result:
+    """What ``measure`` gives after the model has passed its trial. Raises ForeignError for whatever goes wrong."""
+    with foreign():
+        if run.model is not None:
+            trial(run.model, run.spec.samplers)
+        if run.task.extractor:
+            run.extractor = load_extractor(run.task.extractor, resolve_device(run.options.device))
+        return measure()
+
+
+def _evaluate(
+    spec: Protocol, task: Task, model: Model | None, options: Options, out: Path | None, report: Report
+) -> Result:
+    run = Evaluation(spec, task, model, options, None, None, report)
     if out is None:
-        return run.run()
-    path = out / "results" / spec.name / task.name / f"{run.name.rpartition('/')[2]}.json"
+        return _computed(run, run.run)
+    entry = DATA if model is None else _require_own_name(model)
+    path = _inside(out / "results", spec.name, task.name, f"{entry}.json")
     found = _finished(path, spec, model, options)
     if found is not None:
         if found.benchmark["sha256"] != spec.sha256:
-            found = run.measure_flow_again(found)
+            earlier = found
+            found = _computed(run, lambda: run.measure_flow_again(earlier))
             found.save(out / "results")
         return found
     if model is not None:
-        run.units = out / ".units" / fingerprint([run.identity(), options.samples(spec), options.seeds(spec)])
+        run.units = _inside(out / ".units", fingerprint([run.identity(), options.samples(spec), options.seeds(spec)]))
         if options.overwrite:
             shutil.rmtree(run.units, ignore_errors=True)
-    done = run.run()
+    done = _computed(run, run.run)
     done.save(out / "results")
     if run.units is not None:
         shutil.rmtree(run.units, ignore_errors=True)
     return done
 
 
-def plan(
-    spec: Protocol, models: Sequence[str] | None, device: str
-) -> Iterator[tuple[Task, Callable[[], Model | None], str]]:
-    """(task, loader, name) for every evaluation: per task the ``data`` anchor, then the models.
+Planned = tuple[Task, Callable[[], Model | None], str]
+"""A task, what loads the model (None for the anchor of real data), and the name of the model."""
 
-    ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, a model of another task, or
-    when nothing is bundled.
-    """
-    from fmbench.zoo.catalogue import find, list_entries, trained_here
 
-    if models is not None and not models:
-        raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")
-    chosen: list[tuple[str, str | None]] = []
-    for name in models if models is not None else [e for t in spec.tasks for e in list_entries(t)]:
+def _later(error: Exception) -> Callable[[], Model]:
+    def load_it() -> Model:
+        raise error
+
+    return load_it
+
+
+def _damage(folder: Path) -> ValueError | None:
+    """Why the recipe of a folder cannot be read."""
+    try:
+        open_folder(folder)
+    except ValueError as error:
+        return error
+    except OSError:
+        return None
+    return None
+
+
+def _chosen(spec: Protocol, models: Sequence[str]) -> Iterator[tuple[str, str, str, Exception | None]]:
+    """(name, task, entry, why it cannot be read) of every model that was named; a damaged folder fails when its turn comes."""
+    for name in models:
         if ".py:" in name:
-            trained = [task for task in spec.tasks if trained_here(name.rpartition(":")[2], task)]
-            chosen += [(name, task) for task in trained or spec.tasks]
+            kind = name.rpartition(":")[2]
+            trained = [task for task in spec.tasks if trained_here(kind, task)]
+            for task in trained or spec.tasks:
+                entry = next((folder.name for folder in trained_here(kind, task)), kebab(kind))
+                yield name, task, entry, None
             continue
-        task = find(name).recipe.task
+        try:
+            found = find(name)
+        except (UnknownName, FileNotFoundError):
+            raise
+        except ValueError:
+            if (damage := _damage(Path(name))) is None:
+                raise
+            yield name, spec.tasks[0], name, damage
+            continue
+        task = found.recipe.task
         if task not in spec.tasks:
             raise ValueError(f"{name} is for task {task}, and {spec.name} has {', '.join(spec.tasks)}")
-        chosen.append((name, task))
+        yield name, task, found.name.rpartition("/")[2], None
+
+
+def plan(spec: Protocol, models: Sequence[str] | None, device: str) -> Iterator[Planned]:
+    """(task, loader, name) for every evaluation: per task the ``data`` anchor, then the models.
+
+    ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, a model of another task, two
+    models whose results would lie in one file, or when nothing is bundled.
+    """
+    if models is not None and not models:
+        raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")
+    chosen = list(_chosen(spec, models if models is not None else [e for t in spec.tasks for e in list_entries(t)]))
     if not chosen:
         raise ValueError(f"no entry is bundled for {', '.join(spec.tasks)}; name models of your own with -m")
+    places: dict[tuple[str, str], str] = {}
+    for name, task, entry, _ in chosen:
+        if (task, entry) in places:
+            other = places[task, entry]
+            raise ValueError(
+                f"{name} is named twice" if other == name else f"{other} and {name} are both {task}/{entry}; rename one"
+            )
+        places[task, entry] = name
     for task_name in spec.tasks:
-        here = [name for name, task in chosen if task == task_name]
+        here = [(name, error) for name, task, _, error in chosen if task == task_name]
         if not here:
             continue
         task = TASKS.resolve(task_name)()
         yield task, lambda: None, f"{task_name}/{DATA}"
-        for name in here:
-            yield task, lambda name=name, t=task_name: load(name, task=t, device=device), name
+        for name, error in here:
+            loader = _later(error) if error else lambda name=name, t=task_name: load(name, task=t, device=device)
+            yield task, loader, name
 
 
 @dataclass(frozen=True)
@@ -136,26 +223,31 @@ def run(
     out: Path,
     *,
     options: Options | None = None,
-    device: str = "cpu",
     report: Report = quiet,
     finished: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Run a benchmark and save every result below ``out/results``; one model that cannot be loaded does not stop the others.
+    """Run a benchmark and save every result below ``out/results``; a model that fails, however it does, does not stop the others.
 
-    Raises ValueError or UnknownName for a bad request, PermissionError when ``out`` cannot be written, before any work.
+    Raises ValueError or UnknownName for a bad request, PermissionError when ``out`` cannot be written, before any work; OSError when a
+    result cannot be saved.
     """
     spec = protocol.read(benchmark)
     options = options or Options()
+    options.check(spec)
+    device = resolve_device(options.device)
+    planned = list(plan(spec, models, device))
     check_writable(out)
     if Path(benchmark).suffix == ".toml":
         # The tables need the ranking rule of a protocol that is not bundled.
-        write_atomic(out / "protocols" / f"{spec.name}.toml", Path(benchmark).read_text())
+        write_atomic(_inside(out / "protocols", f"{spec.name}.toml"), Path(benchmark).read_text())
     results, errors = [], []
-    for done, (task, loader, name) in enumerate(list(plan(spec, models, device)), start=1):
+    for done, (task, loader, name) in enumerate(planned, start=1):
         try:
-            results.append(evaluate_one(spec, task, loader(), options, out, report))
+            with foreign(), isolated():
+                model = loader()
+            results.append(evaluate_one(spec, task, model, options, out, report))
         except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{name}: {error}")
+            errors.append(f"{name}: {said(error)}")
         finished(done)
     return Outcome(results, errors)
 
@@ -164,20 +256,35 @@ def evaluate(
     model: Model | str,
     benchmark: str | Path,
     *,
-    device: str = "cpu",
+    out: str | Path | None = None,
+    device: str = "auto",
     batch_size: int = 1024,
     limit: int | None = None,
-    out: str | Path | None = None,
+    seed_set: int = 0,
+    dtype: str = "float32",
+    compile: str = "none",
+    channels_last: bool = False,
+    overwrite: bool = False,
 ) -> list[Result]:
     """Evaluate a loaded model, or the model a string names, on a benchmark; one Result per task it applies to.
 
-    The anchor row of real data comes first for every task. With ``out`` the run is resumable and its results are saved.
-    Raises ValueError when the benchmark has no task of the model.
+    The anchor row of real data comes first for every task. With ``out`` the run is resumable and its results are saved. The other keywords
+    are the options of ``fmbench run``, which :class:`~fmbench.evaluation.options.Options` defines for both. A model that is not on
+    ``device`` is moved there and comes back.
+
+    Raises ValueError in one line when the benchmark has no task of the model, for options out of range, and for a model that fails its trial.
     """
     spec = protocol.read(benchmark)
-    options = Options(batch_size=batch_size, limit=limit)
-    loaded = load(model, device=device) if isinstance(model, str) else model
-    if loaded.task.name not in spec.tasks:
-        raise ValueError(f"{loaded.name} is for task {loaded.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
+    options = Options(device, batch_size, limit, seed_set, dtype, compile, channels_last, overwrite)
+    options.check(spec)
+    place = resolve_device(device)
+    if isinstance(model, str):
+        if ".py:" not in model:
+            find(model)
+        with foreign(), isolated():
+            model = load(model, device=place)
+    if model.task.name not in spec.tasks:
+        raise ValueError(f"{model.name} is for task {model.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
+    _require_own_name(model)
     folder = None if out is None else Path(out)
-    return [evaluate_one(spec, loaded.task, m, options, folder) for m in (None, loaded)]
+    return [evaluate_one(spec, model.task, m, options, folder) for m in (None, model)]

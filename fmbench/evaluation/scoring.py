@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.features import Extractor
 from fmbench.features.store import pixel_sha256, reference_features
 from fmbench.metrics.base import SampleContext
@@ -27,20 +30,38 @@ SEPARATE = 3.0
 """Components of a mixture closer than this many standard deviations are a smooth density rather than modes."""
 
 
-def one_line(error: Exception) -> str:
-    """An exception as one line: its type and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+def _require_sound(name: str, found: Any) -> None:
+    """Raise ValueError for what a metric must not return: no estimate, a value that it cannot have, an interval beside its value."""
+    if not isinstance(found, Estimate):
+        raise ValueError(f"the metric returned {type(found).__name__}, not an Estimate")
+    json.dumps(dict(found.details), allow_nan=False)
+    numbers = [] if found.value is None else [found.value, *(found.ci or ())]
+    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        raise ValueError(f"the metric returned {found.value!r} with the interval {found.ci}, not finite numbers")
+    if found.value is None:
+        if not found.reason:
+            raise ValueError("the metric returned neither a value nor a reason")
+        return
+    if not METRICS[name].contains(found.value):
+        raise ValueError(f"the value {found.value:g} is none that {name} can have")
+    if found.ci is not None and not found.ci[0] <= found.value <= found.ci[1]:
+        raise ValueError(f"the value {found.value:g} is not in its interval, {found.ci[0]:g} to {found.ci[1]:g}")
 
 
 def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
-    """A registered metric over the contexts of all seeds; null with the reason where it does not apply to the kind of task or fails."""
+    """A registered metric over the contexts of all seeds; null with the reason where it does not apply to the kind of task or fails.
+
+    Whatever a metric raises is a reason, for it may come from outside or call a model.
+    """
     if kind not in METRICS[name].kinds:
         return Estimate.missing(f"defined for {' and '.join(METRICS[name].kinds)} tasks only")
-    measure = METRICS[name].resolve()
     try:
-        return over_seeds([measure(context) for context in contexts], METRICS[name].range)
-    except (ValueError, RuntimeError, ArithmeticError) as error:
-        return Estimate.missing(f"could not be computed: {one_line(error)}")
+        with foreign("could not be computed"), isolated():
+            found = over_seeds([METRICS[name].resolve()(context) for context in contexts], METRICS[name].range)
+            _require_sound(name, found)
+            return found
+    except ForeignError as error:
+        return Estimate.missing(str(error))
 
 
 @dataclass

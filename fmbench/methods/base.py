@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fmbench import moved, nfe
+from fmbench.execution.checked import checked_points
 from fmbench.records.sampler import Sampler
 from fmbench.registry import create
 from fmbench.shapes import Labels, Points, Times, Velocity
@@ -126,14 +127,17 @@ class VelocityMethod(Method):
     has_density: bool = True
 
     def velocity(self, x: Points, t: Times, labels: Labels | None = None, guidance: float = 1.0) -> Points:
-        """v(x, t), (batch, *shape); with ``guidance`` w != 1 it is ``v(x|none) + w (v(x|label) - v(x|none))`` (2207.12598)."""
+        """v(x, t), (batch, *shape); with ``guidance`` w != 1 it is ``v(x|none) + w (v(x|label) - v(x|none))`` (2207.12598).
+
+        Raises ValueError when the network returns anything but points like ``x``.
+        """
         if labels is None:
-            return self.net(x, t)
-        conditional = self.net(x, t, labels)
+            return checked_points(self.net(x, t), x)
+        conditional = checked_points(self.net(x, t, labels), x)
         if guidance == 1.0:
             return conditional
         with nfe.as_guidance():
-            unconditional = self.net(x, t)
+            unconditional = checked_points(self.net(x, t), x)
         return unconditional + guidance * (conditional - unconditional)
 
     def field(self, labels: Labels | None = None, guidance: float = 1.0) -> Velocity:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fmbench.execution.checked import checked_field
 from fmbench.shapes import Points, Velocity
 
 Visitor = Callable[[float, Points, Points], None]
@@ -51,7 +52,7 @@ class Solver(ABC):
 
     @abstractmethod
     def solve(self, velocity: Velocity, x: Points, grid: Tensor) -> Points:
-        """State at ``grid[-1]`` when started from ``x`` at ``grid[0]``."""
+        """State at ``grid[-1]`` when started from ``x`` at ``grid[0]``. Raises ValueError for a velocity that is not like ``x``."""
 
 
 class RungeKutta(Solver):
@@ -63,7 +64,7 @@ class RungeKutta(Solver):
 
     def solve(self, velocity: Velocity, x: Points, grid: Tensor, visit: Visitor | None = None) -> Points:
         """See :meth:`Solver.solve`; ``visit`` sees the state and velocity at the start of every step."""
-        times = checked_grid(grid).tolist()
+        times, velocity = checked_grid(grid).tolist(), checked_field(velocity)
         for start, stop in zip(times[:-1], times[1:], strict=True):
             step = stop - start
             slopes: list[Points] = []

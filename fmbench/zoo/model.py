@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from torch import nn
 
 from fmbench import nfe
+from fmbench.execution.checked import checked_points
+from fmbench.execution.foreign import foreign, isolated
 from fmbench.methods.base import Method, VelocityMethod
 from fmbench.noise import BLOCK, draw
 from fmbench.records.recipe import Recipe
@@ -26,13 +30,30 @@ class Generated:
     evaluations: nfe.Evaluations
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode inside; afterwards every part of it is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    training = any(mode for _, mode in modes)
+    try:
+        if training:
+            module.eval()
+        yield
+    finally:
+        if training:
+            module.train()
+        for part, mode in modes:
+            part.training = mode
+
+
 def generate(
     method: Method, noise: Points, sampler: Sampler, labels: Labels | None = None, batch_size: int = BLOCK
 ) -> Generated:
     """Sample in minibatches, on the method's device; noise and result live on the CPU.
 
     Adaptive solvers always get one noise block (256 samples) at a time: their error norm runs over the batch, and the result must
-    not depend on ``batch_size``. Raises ValueError for batch_size < 1.
+    not depend on ``batch_size``. The network is in evaluation mode meanwhile, and what it does to the process ends with each minibatch.
+    Raises ValueError for batch_size < 1 and for samples that are no points like their noises; what the method raises passes through.
     """
     if batch_size < 1:
         raise ValueError(f"batch size must be at least 1, got {batch_size}")
@@ -42,11 +63,14 @@ def generate(
     size = BLOCK if sampler.make_solver().adaptive else batch_size
     device = device_of(method)
     chunks = []
-    with torch.no_grad(), nfe.counting(method.net) as evaluations:
+    with torch.no_grad(), evaluating(method), nfe.counting(method.net) as evaluations:
         for start in range(0, len(noise), size):
             rows = slice(start, start + size)
-            chunk_labels = None if labels is None else labels[rows].to(device)
-            chunks.append(method.sample(noise[rows].to(device), sampler, chunk_labels).float().cpu())
+            # A copy: what a method does to its argument must not reach the noise of others.
+            chunk, chunk_labels = noise[rows].to(device, copy=True), None if labels is None else labels[rows].to(device)
+            with isolated():
+                made = checked_points(method.sample(chunk, sampler, chunk_labels), chunk, "the sample")
+            chunks.append(made.float().cpu())
     return Generated(torch.cat(chunks), evaluations)
 
 
@@ -112,7 +136,8 @@ class Model:
         An adaptive solver chooses its steps for a block of 256 samples as one: there, ``i`` in the last block of an ``n`` that is no
         multiple of 256 also depends, within the tolerance of the solver, on how many others are in it.
 
-        ``steps`` defaults to 32, or to the only number the model can do. Raises ValueError for n < 1, steps < 1 and unknown solvers.
+        ``steps`` defaults to 32, or to the only number the model can do. Raises ValueError for n < 1, steps < 1 and unknown solvers, and
+        ForeignError, a ValueError in one line whose cause is the error itself, for whatever the model raises.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
@@ -131,4 +156,6 @@ class Model:
             raise ValueError(
                 f"labels must be in [0, {self.task.num_classes}), got {int(labels.min())} to {int(labels.max())}"
             )
-        return generate(self.method, self.noise(0, n, seed), sampler, labels, batch_size).samples
+        noise = self.noise(0, n, seed)
+        with foreign():
+            return generate(self.method, noise, sampler, labels, batch_size).samples

@@ -12,11 +12,17 @@ from fmbench.evaluation.cost.energy import energy
 from fmbench.evaluation.cost.flops import flops_per_call
 from fmbench.evaluation.cost.latency import best_throughput, sweep
 from fmbench.evaluation.cost.memory import peak_memory
+from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.records.sampler import Sampler
-from fmbench.zoo.model import Model, device_of
+from fmbench.zoo.model import Model, device_of, evaluating
 
 PER_BATCH = ("batch", "p50", "p95", "p99", "iqr", "throughput", "repeats", "warmup", "stable", "failed")
 """What is kept for every batch size; the conditions are the same for all."""
+
+PARTS = (
+    "parameters", "batch", "sampler", "flops_per_evaluation", "flops_per_sample", "flops_uncounted", "memory", "energy", "reason",
+)  # fmt: skip
+"""What the cost of a model consists of, in the order of result files."""
 
 
 def _batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:
@@ -31,39 +37,62 @@ def sampler_latency(model: Model, sampler: Sampler, settings: Mapping[str, Any])
     """Latency of one sampler at every batch size of ``settings`` (``batches``, ``seconds``).
 
     The largest batch size that fits stands at the top with its conditions, all of them are in ``batches``, and ``best`` is the batch size
-    of the highest throughput. Raises ValueError when not even the smallest could be measured.
+    of the highest throughput. Where not even the smallest could be measured, ``failed`` says why and is all there is.
     """
     device = device_of(model.method)
-    with torch.no_grad():
-        rows = sweep(
-            lambda size: _batch(model, sampler, size),
-            device,
-            settings["batches"],
-            settings["seconds"],
-            net=model.method.net,
-        )
-    best = best_throughput(rows)
-    measured = [row for row in rows if "failed" not in row]
+    try:
+        # Isolated as a whole: nothing of ours runs within the times that are measured.
+        with foreign(), isolated(), torch.no_grad(), evaluating(model.method):
+            rows = sweep(
+                lambda size: _batch(model, sampler, size),
+                device,
+                settings["batches"],
+                settings["seconds"],
+                net=model.method.net,
+            )
+            measured = [row for row in rows if "failed" not in row]
+            if not measured:
+                return {"failed": rows[-1]["failed"]}
+            best = best_throughput(rows)
+    except ForeignError as error:
+        return {"failed": str(error)}
     short = [{key: row[key] for key in PER_BATCH if key in row} for row in rows]
     return {**measured[-1], "best": best, "batches": short}
 
 
 def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
-    """Parameters, FLOPs of one network evaluation, peak memory and energy of a batch of ``batch`` samples."""
-    device, call = device_of(model.method), _batch(model, sampler, batch)
-    with torch.no_grad():
+    """Parameters, FLOPs of one network evaluation, peak memory and energy of a batch of ``batch`` samples.
+
+    What cannot be measured is left out and ``reason`` says why: a model that fails once may still have its other figures.
+    """
+    found: dict[str, Any] = {"parameters": model.parameters, "batch": batch, "sampler": sampler.label}
+    reasons: list[str] = []
+
+    def part(measure: Callable[[], dict[str, Any]]) -> None:
+        try:
+            with foreign(), isolated(), torch.no_grad(), evaluating(model.method):
+                found.update(measure())
+        except ForeignError as error:
+            reasons.append(str(error))
+
+    device = device_of(model.method)
+
+    def memory() -> dict[str, Any]:
+        call = _batch(model, sampler, batch)
         call()
-        # Memory first: torch's counter stays loaded and would pass for the model's.
-        memory = peak_memory(call, device)
-        flops = dataclasses.asdict(flops_per_call(model.method.net, call, batch))
-        joules = energy(call, device, batch)
-    return {
-        "parameters": model.parameters,
-        "batch": batch,
-        "sampler": sampler.label,
-        "flops_per_evaluation": flops["per_evaluation"],
-        "flops_per_sample": flops["per_sample"],
-        "flops_uncounted": list(flops["uncounted"]),
-        "memory": memory,
-        "energy": joules,
-    }
+        return {"memory": peak_memory(call, device)}
+
+    def operations() -> dict[str, Any]:
+        flops = dataclasses.asdict(flops_per_call(model.method.net, _batch(model, sampler, batch), batch))
+        return {
+            "flops_per_evaluation": flops["per_evaluation"],
+            "flops_per_sample": flops["per_sample"],
+            "flops_uncounted": list(flops["uncounted"]),
+        }
+
+    # Memory first: torch's counter stays loaded and would pass for the model's.
+    for measure in (memory, operations, lambda: {"energy": energy(_batch(model, sampler, batch), device, batch)}):
+        part(measure)
+    if reasons:
+        found["reason"] = "; ".join(dict.fromkeys(reasons))
+    return {key: found[key] for key in PARTS if key in found}

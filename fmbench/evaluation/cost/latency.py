@@ -161,7 +161,7 @@ def sweep(
     for batch in batches:
         try:
             rows.append(measure_latency(make(batch), device, batch, seconds, **options))
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             rows.append({"batch": batch, "failed": f"out of memory: {(str(error).splitlines() or ['no message'])[0]}"})

@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 
+from fmbench.execution.foreign import ForeignError
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _FORGOTTEN = 0
 """Largest high-water mark that a reset has wiped, in bytes, so that `process_peak` still knows it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: torch's, Python's, or a backend's whose only sign is its text."""
+    """Whether an exception, or the one it was made from, says that memory ran out: torch's, Python's, or a backend's by its text."""
+    if isinstance(error, ForeignError) and error.__cause__ is not None:
+        return is_out_of_memory(error.__cause__)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     signs = ("can't allocate memory", "out of memory", "not enough memory", "alloc_failed")

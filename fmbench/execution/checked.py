@@ -1,0 +1,74 @@
+"""What foreign code hands back, checked: a velocity or a sample is a real tensor of exactly the shape and place of its argument.
+
+Anything else would broadcast in silence and be measured as something that it is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmbench.execution.foreign import foreign, steady
+from fmbench.shapes import Points, Times, Velocity
+
+
+def _kind(found: Any) -> str | None:
+    """What is no dense real floating tensor, in words; None for one that is."""
+    if not isinstance(found, Tensor):
+        return f"is of type {type(found).__name__}; return a tensor"
+    if found.layout != torch.strided or found.is_nested:
+        return f"has layout {'nested' if found.is_nested else str(found.layout).removeprefix('torch.')}; return a dense tensor"
+    if not found.dtype.is_floating_point:
+        return f"has dtype {str(found.dtype).removeprefix('torch.')}; return real floating-point numbers"
+    return None
+
+
+def checked_points(found: Any, x: Points, what: str = "velocity") -> Points:
+    """``found``, when it can stand for points like ``x``: a dense real floating tensor of exactly its shape on its device.
+
+    Another floating precision is converted to that of ``x``; a graph of gradients that was built where none is wanted is left behind.
+    Raises ValueError in one line, which calls it ``what``, for anything else.
+    """
+    if (wrong := _kind(found)) is not None:
+        raise ValueError(f"{what} {wrong}")
+    if found.shape != x.shape:
+        raise ValueError(f"{what} has shape {tuple(found.shape)}, x {tuple(x.shape)}")
+    if found.device != x.device:
+        raise ValueError(f"{what} is on device {found.device}, x on {x.device}")
+    if found.requires_grad and not torch.is_grad_enabled():
+        found = found.detach()
+    return found if found.dtype == x.dtype else found.to(x.dtype)
+
+
+def _version(tensor: Tensor) -> int:
+    # Inference tensors keep no count of the changes made to them.
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def checked_field(velocity: Velocity) -> Velocity:
+    """The same field; its values pass :func:`checked_points`, and ValueError is raised when it changes ``x`` or ``t`` in place."""
+
+    def checked(x: Points, t: Times) -> Points:
+        before = _version(x), _version(t)
+        found = checked_points(velocity(x, t), x)
+        if (_version(x), _version(t)) != before:
+            raise ValueError("velocity changes x or t in place; work on a copy")
+        return found
+
+    return checked
+
+
+def guarded_field(velocity: Velocity) -> Velocity:
+    """The same field for code that goes on with its values: checked, its failures one line, its changes of the process undone each time.
+
+    Raises ForeignError.
+    """
+    field = checked_field(velocity)
+
+    def guarded(x: Points, t: Times) -> Points:
+        with foreign("velocity"), steady():
+            return field(x, t)
+
+    return guarded

@@ -1,0 +1,206 @@
+"""What of the process a model may change while it runs, and how it is put back: nothing of one model reaches the scores of the next."""
+
+from __future__ import annotations
+
+import builtins
+import decimal
+import gc
+import locale
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+Part = tuple[Callable[[], Any], Callable[[Any], Any]]
+"""How a part of the state is read, and how a value read before is put back."""
+
+
+def _attribute(owner: Any, name: str) -> Part:
+    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+
+
+def _list(items: list) -> Part:
+    return lambda: list(items), lambda before: items.__setitem__(slice(None), before)
+
+
+def _table(table: Any) -> Part:
+    def put(before: dict) -> None:
+        table.clear()
+        table.update(before)
+
+    return lambda: dict(table), put
+
+
+def _flushes_denormals() -> bool:
+    """Whether the processor takes the smallest numbers for zero; Python's floats tell, for they run on the same unit."""
+    return float("5e-324") * 1.0 == 0.0
+
+
+@cache
+def numerics() -> Sequence[Part]:
+    """What changes the result of a computation in torch or NumPy, or the precision and order in which it is made."""
+    import numpy as np
+    import torch
+    from torch.nn.modules import module
+
+    backends, cpu = torch.backends, torch.device("cpu")
+
+    def autocast(kind: str) -> Part:
+        return lambda: torch.is_autocast_enabled(kind), lambda on: torch.set_autocast_enabled(kind, on)
+
+    def deterministic() -> tuple[bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+    return (
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_default_device, lambda device: torch.set_default_device(None if device == cpu else device)),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (deterministic, lambda flags: torch.use_deterministic_algorithms(flags[0], warn_only=flags[1])),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        *(_attribute(backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
+        _attribute(backends.mkldnn, "enabled"),
+        (backends.mha.get_fastpath_enabled, backends.mha.set_fastpath_enabled),
+        autocast("cpu"),
+        autocast("cuda"),
+        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+        (_flushes_denormals, torch.set_flush_denormal),
+        *(_table(getattr(module, f"_global_{name}_hooks")) for name in ("forward", "forward_pre", "backward")),
+        (np.geterr, lambda errors: np.seterr(**errors)),
+    )
+
+
+def _filters() -> Part:
+    def put(before: list) -> None:
+        warnings.filters[:] = before  # type: ignore[index]
+        warnings._filters_mutated()  # type: ignore[attr-defined]
+
+    return lambda: list(warnings.filters), put
+
+
+def _handler(number: int) -> Part:
+    return lambda: signal.getsignal(number), lambda before: signal.signal(number, before)
+
+
+def _names() -> Part:
+    """The names that Python resolves last: a shadowed ``print`` or ``sum`` reaches every module. ``_`` is that of the interactive shell."""
+    return lambda: {k: v for k, v in vars(builtins).items() if k != "_"}, builtins.__dict__.update
+
+
+def _plotting() -> Sequence[Part]:
+    """The settings of matplotlib, when somebody has loaded it."""
+    plots = sys.modules.get("matplotlib")
+    return (_table(plots.rcParams),) if plots is not None and hasattr(plots, "rcParams") else ()
+
+
+def _accelerators() -> Sequence[Part]:
+    """The generators of CUDA devices and whether convolutions may use TF32, once such a device is in use."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return ()
+    precision = _attribute(torch.backends.cudnn.conv, "fp32_precision")  # type: ignore[attr-defined]
+    return ((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all), precision)
+
+
+def surroundings() -> Sequence[Part]:
+    """Everything else of the process that outlives a call: variables, streams, generators, limits, handlers."""
+    import numpy as np
+
+    main = threading.current_thread() is threading.main_thread()
+    return (
+        (random.getstate, random.setstate),
+        _table(os.environ),
+        _list(sys.path),
+        _list(sys.argv),
+        _names(),
+        *(_attribute(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")),
+        *(_handler(number) for number in (signal.SIGINT, signal.SIGTERM) if main),
+        _filters(),
+        (sys.getrecursionlimit, sys.setrecursionlimit),
+        (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+        (np.get_printoptions, lambda options: np.set_printoptions(**options)),
+        (lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
+        (lambda: decimal.getcontext().copy(), lambda context: decimal.setcontext(context)),
+        (lambda: logging.root.manager.disable, logging.disable),
+        (lambda: logging.root.level, logging.root.setLevel),
+        (sys.gettrace, sys.settrace),
+        (sys.getprofile, sys.setprofile),
+        *_plotting(),
+        *_accelerators(),
+    )
+
+
+@contextmanager
+def _kept(parts: Sequence[Part]) -> Iterator[None]:
+    before = [get() for get, _ in parts]
+    try:
+        yield
+    finally:
+        for (get, put), value in zip(parts, before, strict=True):
+            # One part that cannot be put back must not keep the others from it, nor hide what was raised.
+            with suppress(Exception):
+                now = get()
+                # Some values cannot be compared (arrays, NaN): put back what may have changed.
+                if now is not value and not (type(now) is type(value) and _same(now, value)):
+                    put(value)
+
+
+def _same(now: Any, before: Any) -> bool:
+    with suppress(Exception):
+        return bool(now == before)
+    return False
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """The global generators of torch (CPU) and NumPy: their states are arrays, put back unseen."""
+    import numpy as np
+    import torch
+
+    drawn, legacy = torch.default_generator.get_state(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(drawn)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def _folder_kept() -> Iterator[None]:
+    # A descriptor still leads back when the folder's name does not.
+    folder = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        os.close(folder)
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Afterwards torch and NumPy compute as before: dtype, device, threads, gradients, precision, hooks on all modules.
+
+    For every single call of a field with whose values other code goes on; costs some twenty microseconds.
+    """
+    with _kept(numerics()):
+        yield
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Afterwards the process is as it was before: what one model sets must not reach the scores of the next.
+
+    Put back is what :func:`steady` does, and beyond it the global generators of torch, NumPy and Python, the working directory, environment
+    variables, ``sys.path`` and ``sys.argv``, standard streams, built-in names, signal handlers, limits, locale, print options, logging
+    levels and the filters of warnings. Functions of other modules that were replaced stay replaced.
+    """
+    with _generators_kept(), _folder_kept(), _kept(surroundings()), _kept(numerics()):
+        yield
