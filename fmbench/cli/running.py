@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from fmbench.cli.shared import DONE, FAILED, Add, device_of, positive, print_json
+from fmbench.cli.shared import DONE, FAILED, Add, device_of, positive, print_json, report_problems
 from fmbench.evaluation.acceleration import COMPILE, DTYPES
 from fmbench.progress import progress_bars
 
@@ -42,14 +41,14 @@ def cmd_run(args: argparse.Namespace) -> int:
         outcome = run(
             args.benchmark, args.model, args.out, options=options, device=device, report=report, finished=finished
         )
-    for line in outcome.errors:
-        print(f"fmbench: {line}", file=sys.stderr)
-    written = build_leaderboard(args.out)
+    built = build_leaderboard(args.out)
+    # Files of other runs that had to be left out are said, and do not make this run a failure.
+    report_problems([*outcome.errors, *built.problems])
     if args.json:
         print_json([r.to_json() for r in outcome.results])
     else:
         print_results(outcome.results, folder=args.out)
-        print("leaderboard: " + ", ".join(str(path) for path in written))
+        print("leaderboard: " + ", ".join(str(path) for path in built.written))
     failed = outcome.errors or [r for r in outcome.results if any(row.failed for row in r.rows)]
     return FAILED if failed else DONE
 

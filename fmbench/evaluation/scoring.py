@@ -16,7 +16,7 @@ from fmbench.features.store import pixel_sha256, reference_features
 from fmbench.metrics.base import SampleContext, over_seeds
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS
-from fmbench.records.result import Estimate
+from fmbench.records.result import Estimate, check_estimate
 from fmbench.shapes import Points
 from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
@@ -37,7 +37,10 @@ def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
         return Estimate.missing(f"defined for {' and '.join(METRICS[name].kinds)} tasks only")
     measure = METRICS[name].resolve()
     try:
-        return over_seeds([measure(context) for context in contexts])
+        estimate = over_seeds([measure(context) for context in contexts])
+        # Here, so that one value that no result may hold costs its metric and not the whole result.
+        check_estimate(name, estimate)
+        return estimate
     except (ValueError, RuntimeError, ArithmeticError) as error:
         return Estimate.missing(f"could not be computed: {one_line(error)}")
 
