@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -19,6 +20,12 @@ class UsageError(ValueError):
 def print_json(content: Any) -> None:
     """Print plain data as JSON."""
     print(json.dumps(content, indent=2))
+
+
+def report_problems(problems: Iterable[str]) -> None:
+    """One line each on standard error, where they do not disturb what ``--json`` prints."""
+    for line in problems:
+        print(f"fmbench: {line}", file=sys.stderr)
 
 
 def setting(text: str) -> tuple[str, Any]:
