@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,9 +37,10 @@ def setting(text: str) -> tuple[str, Any]:
     if not separator:
         raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
     try:
-        return key, tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
+        read = tomllib.loads(f"v = {value}")
+    except (ValueError, RecursionError):
         return key, value
+    return key, read["v"] if len(read) == 1 else value
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -59,6 +61,17 @@ def whole(least: int) -> Callable[[str], int]:
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     return whole(1)(text)
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return value
 
 
 def device_of(name: str) -> str:

@@ -360,8 +360,8 @@ def check_value(name: str, estimate: EstimateTable) -> None:
     metric = known_metric(name)
     if metric is None or estimate.value is None:
         return
-    sides = (("least", metric.low), ("most", metric.high))
-    bounds = " and ".join(f"at {side} {bound:g}" for side, bound in sides if bound is not None)
+    sides = zip(("least", "most"), metric.range, strict=True)
+    bounds = " and ".join(f"at {side} {bound:g}" for side, bound in sides if math.isfinite(bound))
     law(metric.contains(estimate.value), f"value must be {bounds}, got {estimate.value!r}")
     law(all(map(metric.contains, estimate.per_seed or ())), f"details.per_seed must be {bounds}, every one of them")
 

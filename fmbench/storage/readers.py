@@ -62,9 +62,10 @@ def _require_shallow(content: Any, path: Path, depth: int = DEEPEST) -> None:
 
 def read_toml(path: Path, what: str, limit: int = MEBIBYTE) -> dict[str, Any]:
     """The content of a TOML file. Raises FileNotFoundError, or ValueError in one line that names the file."""
+    text = _text(path, limit, what)
     try:
-        content = tomllib.loads(_text(path, limit, what))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ValueError(f"{path}: not valid TOML: {first_line(error)}") from None
     _require_shallow(content, path)
     return content
