@@ -20,7 +20,7 @@ from fmbench.evaluation.acceleration import Acceleration, accelerate_net
 from fmbench.evaluation.cost.costs import model_cost, sampler_latency
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.flow_scoring import FlowScorer
-from fmbench.evaluation.scoring import Scorer, one_line
+from fmbench.evaluation.scoring import Scorer
 from fmbench.features import Extractor
 from fmbench.methods.base import Method
 from fmbench.noise import BLOCK
@@ -28,6 +28,7 @@ from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result, Row
 from fmbench.records.sampler import Sampler
 from fmbench.storage.files import sha256
+from fmbench.storage.readers import one_line
 from fmbench.tasks.base import Task
 from fmbench.zoo.model import Model, device_of, generate
 
@@ -156,7 +157,8 @@ class Evaluation:
 
         if self.units is None:
             return make()
-        return units.stored(self.units / f"{sampler.label}-s{seed}-{start}-{stop}.safetensors", make)
+        path = self.units / f"{sampler.label}-s{seed}-{start}-{stop}.safetensors"
+        return units.stored(path, (stop - start, *self.task.shape), make)
 
     def samples(self, sampler: Sampler, seed: int) -> tuple[Tensor, dict[str, int]]:
         """All samples of a sampler and seed, and their evaluation counts."""

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fmbench.evaluation.scoring import attempt, one_line
+from fmbench.evaluation.scoring import attempt
 from fmbench.methods.base import VelocityMethod
 from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
 from fmbench.metrics.probe import Probe
@@ -17,6 +17,7 @@ from fmbench.noise import draw
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
 from fmbench.shapes import Labels, Points
+from fmbench.storage.readers import one_line
 from fmbench.tasks.mixture import MixtureVelocity
 from fmbench.zoo.model import Model, device_of
 

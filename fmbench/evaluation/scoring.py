@@ -19,16 +19,12 @@ from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points
 from fmbench.storage.files import sha256
+from fmbench.storage.readers import one_line
 from fmbench.tasks.base import Task
 from fmbench.tasks.mixture import GaussianMixture
 
 SEPARATE = 3.0
 """Components of a mixture closer than this many standard deviations are a smooth density rather than modes."""
-
-
-def one_line(error: Exception) -> str:
-    """An exception as one line: its type and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
 def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:

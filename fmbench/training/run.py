@@ -20,6 +20,7 @@ from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, Training, require_closed
 from fmbench.registry import TASKS
 from fmbench.storage.files import check_writable
+from fmbench.storage.readers import first_line
 from fmbench.tasks.base import Task
 from fmbench.training.processes import Processes, join, launch, launched
 from fmbench.training.sharding import Sharded, check_rows
@@ -150,7 +151,7 @@ class Run:
             made_for = (state["recipe"], state.get("teacher", ""))
         except Exception as error:
             # torch.load has many ways to fail on bytes that are not its own.
-            reason = (str(error).splitlines() or ["?"])[0]
+            reason = first_line(error)
             raise ValueError(f"{path} is damaged ({reason[:80]}); delete it to start from the first step") from error
         if made_for != (self.recipe.identity(), self.teacher):
             return False
