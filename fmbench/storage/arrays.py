@@ -39,7 +39,7 @@ class Chosen:
     """An array and which one it is.
 
     Attributes:
-        array: as it stands in the file, in the machine's byte order.
+        array: as it stands in the file.
         name: its name, None in files of one array without a name.
         names: all names of the file, none in files without.
     """
@@ -85,7 +85,7 @@ def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
 
 
 def read_npy(file: BinaryIO, size: int, where: str) -> np.ndarray:
-    """The array of an .npy file of ``size`` bytes, in the machine's byte order; the file ends where the array does.
+    """The array of an .npy file of ``size`` bytes; the file ends where the array does.
 
     Raises ValueError in one line that begins with ``where``: no such file, other things than numbers, a header that states another size than
     the file has. Memory is taken only once that is clear.
@@ -114,8 +114,7 @@ def read_npy(file: BinaryIO, size: int, where: str) -> np.ndarray:
         filled += len(piece)
     if filled != stated:
         raise ValueError(f"{where} is damaged: it ends after {start + filled:,} of {size:,} bytes")
-    array = data.view(dtype).reshape(shape[::-1]).T if columns_first else data.view(dtype).reshape(shape)
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return data.view(dtype).reshape(shape[::-1]).T if columns_first else data.view(dtype).reshape(shape)
 
 
 def _tensor_names(path: Path) -> tuple[str, ...]:
