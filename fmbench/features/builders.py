@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fmbench.features.extractor import Extractor, Network, Rgb
-from fmbench.storage.download import RemoteFile, fetch_file, file_sha256
+from fmbench.storage.download import RemoteFile, fetch_file
+from fmbench.storage.files import file_sha256
+from fmbench.storage.readers import first_line
 
 WEIGHTS = "weights"
 """Folder of the cache."""
@@ -48,8 +50,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path} is no state dict that can be read safely ({reason})") from error
+        raise ValueError(f"{path} is no state dict that can be read safely ({first_line(error)})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is no state dict: it holds {type(state).__name__}")
     return dict(state)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 MEBIBYTE = 1 << 20
+LONGEST = 100
+"""Characters of a name from a file that a message shows."""
 DEEPEST = 32
 """Levels of nesting: what fmbench writes has fewer than ten."""
 
@@ -22,6 +24,12 @@ def one_line(error: BaseException) -> str:
     """An error of foreign code as one line: its type and the first line of its message."""
     said = first_line(error)
     return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+
+
+def shown(name: str) -> str:
+    """A name from a file as a message may show it: quoted where it has line breaks or control characters, cut where it is long."""
+    plain = name if name.isprintable() else repr(name)
+    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
@@ -80,11 +88,12 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _no_constant(f"{text:.40}")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The table of a JSON parser's pairs. Raises ValueError for a key that stands twice."""
     table: dict[str, Any] = {}
     for key, value in pairs:
         if key in table:
-            raise ValueError(f"the key {key[:80]!r} stands twice in one table")
+            raise ValueError(f"the key {key!r:.{LONGEST}} stands twice in one table")
         table[key] = value
     return table
 
@@ -96,7 +105,7 @@ def read_json(path: Path, what: str, limit: int = 4 * MEBIBYTE) -> Any:
     """
     text = _text(path, limit, what)
     try:
-        content = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
+        content = json.loads(text, object_pairs_hook=unique_keys, parse_float=_finite, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no {what}: {first_line(error)}") from None
     _require_shallow(content, path)
