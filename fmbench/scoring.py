@@ -39,7 +39,7 @@ def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
         return Estimate.missing(f"defined for {' and '.join(INFO[name].kinds)} tasks only")
     measure = METRICS.resolve(name)
     try:
-        return over_seeds([measure(context) for context in contexts])
+        return over_seeds([measure(context) for context in contexts], INFO[name].range)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         return Estimate.missing(f"could not be computed: {one_line(error)}")
 

@@ -1,6 +1,6 @@
 """Reference statistics and features computed once, kept on disk, and recomputed when a file does not match its own hash.
 
-Statistics stream through float64 sums, so memory does not grow with the dataset. Features are spilled to a memory-mapped
+Statistics are float64 and stream, so memory does not grow with the dataset. Features are spilled to a memory-mapped
 float32 file only by metrics that need every one of them (kernel distance, precision and recall).
 """
 
@@ -74,24 +74,15 @@ def stream_moments(batches: Iterator[Tensor], extractor: Extractor, clip: bool =
     return total
 
 
-def map_moments(features: np.ndarray) -> Moments:
-    """Moments of mapped features (n, f), a batch at a time, so that no float64 copy of them all is made."""
-    parts = [Moments.of(features[start : start + BATCH]) for start in range(0, len(features), BATCH)]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
 def _digest(moments: Moments) -> str:
-    return sha256(moments.n.to_bytes(8, "little") + moments.sum.tobytes() + moments.outer.tobytes())
+    return sha256(moments.n.to_bytes(8, "little") + moments.mean.tobytes() + moments.scatter.tobytes())
 
 
 def write_moments(path: Path, moments: Moments) -> None:
     """Store moments as safetensors with their own SHA-256. Raises OSError, in one line when the disk is full."""
     from safetensors.numpy import save
 
-    arrays = {"sum": moments.sum, "outer": moments.outer}
+    arrays = {"mean": moments.mean, "scatter": moments.scatter}
     try:
         write_atomic(path, save(arrays, {"n": str(moments.n), "sha256": _digest(moments)}))
     except OSError as error:
@@ -107,14 +98,14 @@ def read_moments(path: Path) -> Moments | None:
     try:
         with safe_open(path, "np") as file:
             stated = file.metadata()
-            moments = Moments(int(stated["n"]), file.get_tensor("sum"), file.get_tensor("outer"))
+            moments = Moments(int(stated["n"]), file.get_tensor("mean"), file.get_tensor("scatter"))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return moments if _digest(moments) == stated.get("sha256") else None
 
 
 def reference_statistics(task: Task, extractor: Extractor, cache: Path | None = None) -> Moments:
-    """Moments of the features of a task's training images, (n, sum, outer) in float64.
+    """Moments of the features of a task's training images, in float64.
 
     Args:
         task: an image task with a finite target.
@@ -128,7 +119,7 @@ def reference_statistics(task: Task, extractor: Extractor, cache: Path | None = 
     moments = read_moments(path)
     if moments is None:
         spilled = _open(_cached(task, extractor, cache, FEATURES))
-        made = stream_moments(image_batches(task.target), extractor) if spilled is None else map_moments(spilled)
+        made = stream_moments(image_batches(task.target), extractor) if spilled is None else Moments.of(spilled, BATCH)
         write_moments(path, moments := made)
     return moments
 

@@ -21,6 +21,7 @@ from fmbench.paths import Schedule, convert, linear_schedule
 from fmbench.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.statistics.intervals import mean_estimate
+from fmbench.statistics.ranges import NON_NEGATIVE
 
 
 @torch.no_grad()
@@ -57,7 +58,7 @@ def first_orderness(
     velocity: Velocity, x0: Points, steps: int, schedule: Callable[[Tensor], Schedule] = linear_schedule
 ) -> Estimate:
     """Mean of :func:`noise_variance` over trajectories with its 95 % interval; same arguments."""
-    return mean_estimate(noise_variance(velocity, x0, steps, schedule), solver="rk4", steps=steps)
+    return mean_estimate(noise_variance(velocity, x0, steps, schedule), NON_NEGATIVE, solver="rk4", steps=steps)
 
 
 def measure(context: FlowContext) -> Estimate:

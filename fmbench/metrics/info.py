@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from fmbench.statistics.ranges import KERNEL, NON_NEGATIVE, UNBOUNDED, UNIT, Range
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class MetricInfo:
         summary: one sentence.
         first_seed: measured on the first evaluation seed only, whose noise the reference solve starts from.
         column: whether it has a column in tables; otherwise it is in the result files and the CSV only.
+        range: lowest and highest value it can have, which neither value nor interval leaves.
     """
 
     label: str
@@ -30,6 +34,7 @@ class MetricInfo:
     summary: str
     first_seed: bool = False
     column: bool = True
+    range: Range = UNBOUNDED
 
 
 BOTH = ("vector", "image")
@@ -52,6 +57,7 @@ METRICS: dict[str, MetricInfo] = {
         ("vector",),
         DUAL,
         "Exact 2-Wasserstein distance to fresh target samples, root taken.",
+        range=NON_NEGATIVE,
     ),
     "sliced_wasserstein2": MetricInfo(
         "SW2",
@@ -61,6 +67,7 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         SEEDS,
         "2-Wasserstein distance averaged over 1-D projections, root taken.",
+        range=NON_NEGATIVE,
     ),
     "frechet_distance": MetricInfo(
         "FD",
@@ -70,6 +77,7 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         ROOT,
         "Frechet distance between Gaussians fitted to classifier features.",
+        range=NON_NEGATIVE,
     ),
     "kernel_distance": MetricInfo(
         "KD",
@@ -88,9 +96,17 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         SHARE,
         "Share of samples inside the k-nearest-neighbour balls of real ones.",
+        range=UNIT,
     ),
     "recall": MetricInfo(
-        "R", "", "higher", "samples", ("image",), BALLS, "Share of real samples inside the balls of generated ones."
+        "R",
+        "",
+        "higher",
+        "samples",
+        ("image",),
+        BALLS,
+        "Share of real samples inside the balls of generated ones.",
+        range=UNIT,
     ),
     "density": MetricInfo(
         "density",
@@ -100,6 +116,7 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         SPREAD,
         "How many real balls hold a sample, in units of k; 1 for real data.",
+        range=NON_NEGATIVE,
     ),
     "coverage": MetricInfo(
         "coverage",
@@ -109,9 +126,17 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         BALLS,
         "Share of real samples whose ball holds a generated one.",
+        range=UNIT,
     ),
     "mmd": MetricInfo(
-        "MMD^2", "", "lower", "samples", BOTH, ROOT, "Unbiased squared MMD with a Gaussian kernel of median bandwidth."
+        "MMD^2",
+        "",
+        "lower",
+        "samples",
+        BOTH,
+        ROOT,
+        "Unbiased squared MMD with a Gaussian kernel of median bandwidth.",
+        range=KERNEL,
     ),
     "c2st": MetricInfo(
         "C2ST",
@@ -121,6 +146,7 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         FOLDS,
         "Accuracy of a classifier that tells samples from real ones; 0.5 is the floor.",
+        range=UNIT,
     ),
     "authenticity": MetricInfo(
         "auth",
@@ -130,6 +156,7 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         SHARE,
         "Share of samples farther from their nearest training image than it is from its own.",
+        range=UNIT,
     ),
     "frechet_distance_infinity": MetricInfo(
         "FD inf",
@@ -148,6 +175,7 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         SEEDS,
         "Exponential of the mutual information between samples and classes; never looks at real data.",
+        range=(1.0, math.inf),
     ),
     "sinkhorn_divergence": MetricInfo(
         "SD",
@@ -157,6 +185,7 @@ METRICS: dict[str, MetricInfo] = {
         ("vector",),
         SEEDS,
         "Debiased entropic transport cost at a twentieth of the mean squared distance.",
+        range=NON_NEGATIVE,
     ),
     "mode_coverage": MetricInfo(
         "modes",
@@ -167,6 +196,7 @@ METRICS: dict[str, MetricInfo] = {
         SEEDS,
         "Share of the target's mixture components that get a tenth of their due.",
         column=False,
+        range=UNIT,
     ),
     "mode_weights_error": MetricInfo(
         "mode TV",
@@ -177,6 +207,7 @@ METRICS: dict[str, MetricInfo] = {
         SEEDS,
         "Total variation between the weights of the target's components and those of the samples.",
         column=False,
+        range=UNIT,
     ),
     "ct_score": MetricInfo(
         "C_T",
@@ -195,6 +226,7 @@ METRICS: dict[str, MetricInfo] = {
         ("image",),
         SEEDS,
         "Share of samples three times nearer to one training image than to any other.",
+        range=UNIT,
     ),
     "truncation_gap": MetricInfo(
         "gap",
@@ -205,6 +237,7 @@ METRICS: dict[str, MetricInfo] = {
         MEAN,
         "RMS distance per dimension to the reference solution from the same noise.",
         first_seed=True,
+        range=NON_NEGATIVE,
     ),
     "straightness": MetricInfo(
         "S",
@@ -214,12 +247,27 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         MEAN,
         "Mean squared deviation of the velocity from the chord; 0 for straight paths.",
+        range=NON_NEGATIVE,
     ),
     "path_energy": MetricInfo(
-        "PE", "length^2", "lower", "flow", BOTH, MEAN, "Integral of the mean squared speed; equals S + cost."
+        "PE",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        MEAN,
+        "Integral of the mean squared speed; equals S + cost.",
+        range=NON_NEGATIVE,
     ),
     "normalized_path_energy": MetricInfo(
-        "NPE", "", "lower", "flow", ("vector",), MEAN, "|PE - W2^2| / W2^2 of the task; 0 for optimal transport."
+        "NPE",
+        "",
+        "lower",
+        "flow",
+        ("vector",),
+        MEAN,
+        "|PE - W2^2| / W2^2 of the task; 0 for optimal transport.",
+        range=NON_NEGATIVE,
     ),
     "transport_cost": MetricInfo(
         "cost",
@@ -229,6 +277,7 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         MEAN,
         "Mean squared displacement E|Z1 - Z0|^2; at least W2^2 of what it connects.",
+        range=NON_NEGATIVE,
     ),
     "curvature": MetricInfo(
         "curv",
@@ -238,9 +287,18 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         MEAN,
         "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines.",
+        range=NON_NEGATIVE,
     ),
     "kinetic_energy": MetricInfo(
-        "KE", "length^2", "lower", "flow", BOTH, MEAN, "Half the path energy; at least W2^2 / 2.", column=False
+        "KE",
+        "length^2",
+        "lower",
+        "flow",
+        BOTH,
+        MEAN,
+        "Half the path energy; at least W2^2 / 2.",
+        column=False,
+        range=NON_NEGATIVE,
     ),
     "monge_gap": MetricInfo(
         "Monge gap",
@@ -250,6 +308,7 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         "Student t over four groups of trajectories",
         "Transport cost minus W2^2 between the same noise and samples; 0 for optimal maps.",
+        range=NON_NEGATIVE,
     ),
     "crossing": MetricInfo(
         "V",
@@ -260,6 +319,7 @@ METRICS: dict[str, MetricInfo] = {
         MEAN,
         "Mean squared deviation of the velocity on the chords from the chords; 0 for straight paths that never cross.",
         column=False,
+        range=NON_NEGATIVE,
     ),
     "first_orderness": MetricInfo(
         "Var eps",
@@ -270,6 +330,7 @@ METRICS: dict[str, MetricInfo] = {
         MEAN,
         "Variance of the noise prediction along a trajectory, mean over dimensions; 0 for first-order flows.",
         column=False,
+        range=NON_NEGATIVE,
     ),
     "velocity_error": MetricInfo(
         "v err",
@@ -280,6 +341,7 @@ METRICS: dict[str, MetricInfo] = {
         MEAN,
         "Squared distance to the exact velocity of independent pairs; other couplings aim at another velocity.",
         column=False,
+        range=NON_NEGATIVE,
     ),
     "relative_velocity_error": MetricInfo(
         "rel v err",
@@ -289,6 +351,7 @@ METRICS: dict[str, MetricInfo] = {
         BOTH,
         "delete-a-group jackknife over trajectories",
         "The same over the energy of the exact velocity: the share of the motion that was not learnt.",
+        range=NON_NEGATIVE,
     ),
     "round_trip_error": MetricInfo(
         "round trip",
@@ -299,6 +362,7 @@ METRICS: dict[str, MetricInfo] = {
         "delta method on the spread over trajectories",
         "RMS distance per dimension between a noise and itself after solving forward and back.",
         column=False,
+        range=NON_NEGATIVE,
     ),
     "lipschitz": MetricInfo(
         "Lip",
@@ -309,6 +373,7 @@ METRICS: dict[str, MetricInfo] = {
         MEAN,
         "Largest singular value of dv/dx met along a trajectory, mean over trajectories.",
         column=False,
+        range=NON_NEGATIVE,
     ),
     "nll": MetricInfo(
         "NLL",

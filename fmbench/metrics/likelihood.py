@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,7 +152,7 @@ def bits_per_dimension(nll_nats: np.ndarray, dim: int, levels: int, lo: float, h
     return np.asarray(nll_nats, dtype=np.float64) / (dim * math.log(2)) - math.log2((hi - lo) / levels)
 
 
-def nll_estimate(log_densities: np.ndarray, **details: object) -> Estimate:
+def nll_estimate(log_densities: np.ndarray, **details: Any) -> Estimate:
     """Mean negative log-likelihood in nats with its 95 % interval over samples, from :func:`log_likelihood`."""
     return mean_estimate(-np.asarray(log_densities, dtype=np.float64), **details)
 

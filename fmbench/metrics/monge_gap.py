@@ -22,6 +22,7 @@ import numpy as np
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.result import Estimate
 from fmbench.statistics.intervals import over_seeds
+from fmbench.statistics.ranges import NON_NEGATIVE
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.entropic import sinkhorn_divergence
 from fmbench.transport.exact import wasserstein2
@@ -64,5 +65,5 @@ def measure(context: FlowContext) -> Estimate:
     start, stop = (x.flatten(1).double().numpy() for x in (solve.start, solve.stop))
     rows = [slice(k * size, (k + 1) * size) for k in range(GROUPS)]
     gaps = [Estimate(monge_gap(start[r], stop[r]), None, size, details=context.details) for r in rows]
-    joint = over_seeds(gaps)
+    joint = over_seeds(gaps, NON_NEGATIVE)
     return Estimate(joint.value, joint.ci, joint.n, details={**context.details, "group": size, "plan": "exact"})

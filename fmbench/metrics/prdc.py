@@ -28,6 +28,7 @@ from fmbench.statistics.intervals import (
     proportion_estimate,
     wilson_interval,
 )
+from fmbench.statistics.ranges import NON_NEGATIVE
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.distances import BLOCK, nearest, squared_distances, tie_width
 
@@ -174,7 +175,8 @@ def _measure(context: SampleContext, quantity: str, k: int = 5) -> Estimate:
         estimate = _ball_share(found, generated, real, quantity, k, context.only_seed)
     else:
         values = getattr(found, quantity)
-        estimate = (proportion_estimate if quantity == "inside_real" else mean_estimate)(values)
+        share = quantity == "inside_real"
+        estimate = proportion_estimate(values) if share else mean_estimate(values, NON_NEGATIVE)
     return replace(estimate, details={"k": k, **context.details})
 
 

@@ -9,9 +9,17 @@ import numpy as np
 
 from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
-from fmbench.statistics.intervals import deletions, squared_interval
+from fmbench.statistics.intervals import deletions, enclosing, squared_interval
+from fmbench.statistics.ranges import NON_NEGATIVE
 from fmbench.statistics.samples import checked_samples
-from fmbench.transport.sliced import PROJECTION_SEED, PROJECTIONS, directions, quantile_cost, sliced_wasserstein2
+from fmbench.transport.sliced import (
+    PROJECTION_SEED,
+    PROJECTIONS,
+    centred,
+    directions,
+    quantile_cost,
+    sliced_wasserstein2,
+)
 
 JACKKNIFE_PROJECTIONS = 128
 
@@ -26,13 +34,14 @@ def _sorted_rows(points: np.ndarray, theta: np.ndarray) -> Callable[[np.ndarray]
 
 def _interval(x: np.ndarray, y: np.ndarray, value: float, fresh_reference: bool) -> tuple[float, float] | None:
     """95 % delete-a-group jackknife interval around ``value``, its width from at most 128 projections."""
+    x, y = centred(x, y)
     theta = directions(x.shape[1], JACKKNIFE_PROJECTIONS)
     rows, reference_rows = _sorted_rows(x, theta), _sorted_rows(y, theta)
     all_y = np.ones(len(y), dtype=bool)
     left = deletions(len(x), len(y) if fresh_reference else None)
     costs = [quantile_cost(rows(a), reference_rows(b if fresh_reference else all_y)).mean() for a, b in left]
-    squared = squared_interval(value**2, np.array(costs))
-    return None if squared is None else (math.sqrt(squared[0]), math.sqrt(squared[1]))
+    squared = squared_interval(value**2, np.array(costs), bounds=NON_NEGATIVE)
+    return None if squared is None else enclosing(value, math.sqrt(squared[0]), math.sqrt(squared[1]), NON_NEGATIVE)
 
 
 def measure(context: SampleContext) -> Estimate:

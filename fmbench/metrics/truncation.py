@@ -8,7 +8,13 @@ import numpy as np
 
 from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
-from fmbench.statistics.intervals import mean_estimate
+from fmbench.statistics.intervals import enclosing, mean_estimate
+from fmbench.statistics.ranges import NON_NEGATIVE
+
+NO_ENDPOINTS = (
+    "there is no reference solution from the same noise: it takes a velocity field, a reference solve that stays finite, and a sampler "
+    "without guidance"
+)
 
 
 def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:
@@ -24,12 +30,12 @@ def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:
     if mean.ci is None or root == 0:
         return Estimate(root, None, mean.n)
     half = (mean.ci[1] - mean.value) / (2 * root)
-    return Estimate(root, (max(0.0, root - half), root + half), mean.n)
+    return Estimate(root, enclosing(root, root - half, root + half, NON_NEGATIVE), mean.n)
 
 
 def measure(context: SampleContext) -> Estimate:
     """Against the reference solve of the same noise; null without one."""
     if context.endpoints is None:
-        return Estimate.missing("no reference solution: the model has no velocity field, or this sampler is guided")
+        return Estimate.missing(NO_ENDPOINTS)
     count = min(len(context.endpoints), len(context.samples))
     return truncation_gap(context.samples[:count], context.endpoints[:count])

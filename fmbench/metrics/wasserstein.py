@@ -9,7 +9,8 @@ import numpy as np
 
 from fmbench.metrics.base import SampleContext
 from fmbench.result import Estimate
-from fmbench.statistics.intervals import Z95
+from fmbench.statistics.intervals import Z95, enclosing, spread
+from fmbench.statistics.ranges import NON_NEGATIVE
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.distances import squared_distances
 from fmbench.transport.exact import simplex, wasserstein2
@@ -36,9 +37,9 @@ def wasserstein2_estimate(x: np.ndarray, y: np.ndarray, fresh_reference: bool = 
         return Estimate(value, None, len(x), details=details)
     assert plan.potentials is not None
     f, g = plan.potentials
-    variance = f.var(ddof=1) / len(x) + (g.var(ddof=1) / len(y) if fresh_reference else 0.0)
-    half = Z95 * math.sqrt(variance) / (2 * value)
-    return Estimate(value, (max(0.0, value - half), value + half), len(x), details=details)
+    error = math.hypot(spread(f) / math.sqrt(len(x)), spread(g) / math.sqrt(len(y)) if fresh_reference else 0.0)
+    half = Z95 * error / (2 * value)
+    return Estimate(value, enclosing(value, value - half, value + half, NON_NEGATIVE), len(x), details=details)
 
 
 def measure(context: SampleContext) -> Estimate:

@@ -1,70 +1,84 @@
-"""Mean and covariance of samples as sums that add over disjoint sets."""
+"""Mean and covariance of samples, a block at a time, and of what is left when one group after the other is left out."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.statistics.samples import checked_samples
+from fmbench.statistics.samples import checked
+
+ROWS = 1000
+"""Rows per block, so that float32 or mapped features are never copied whole to float64."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums that determine mean and covariance; they add over disjoint sets of samples and subtract for subsets.
+    """Mean and scatter of samples; those of disjoint sets add (Chan, Golub & LeVeque, Am. Stat. 37, 1983).
 
-    Sums are not centred: features whose mean is far larger than their spread lose ``log10((mean / std)^2)`` of 16
-    digits, so subtract a common offset from all features first where that matters (the Frechet distance does not
-    change).
+    The scatter is about the set's own mean, so its digits do not depend on where the samples lie: a set collapsed to a point, or far from
+    the origin, keeps those of its coordinates. Moments cannot be subtracted, which would lose them again: see :func:`without_each`.
 
     Attributes:
         n: number of samples.
-        sum: (d,) float64, sum of the samples.
-        outer: (d, d) float64, sum of ``x x^T``.
+        mean: (d,) float64.
+        scatter: (d, d) float64, sum of ``(x - mean) (x - mean)^T``; exactly 0 for equal samples.
     """
 
     n: int
-    sum: np.ndarray
-    outer: np.ndarray
+    mean: np.ndarray
+    scatter: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray) -> Moments:
-        """Moments of samples, (n, d). Raises ValueError in one line for another rank or values that are not finite."""
-        x, _ = checked_samples(x)
-        return cls(len(x), x.sum(axis=0), x.T @ x)
+    def of(cls, x: np.ndarray, rows: int = ROWS) -> Moments:
+        """Moments of samples, (n, d), ``rows`` at a time.
 
-    @classmethod
-    def about(cls, x: np.ndarray, offset: np.ndarray, rows: int = 1000) -> Moments:
-        """Moments of ``x - offset``, ``rows`` at a time, so that float32 or mapped features are never copied whole to float64."""
-        total = cls.of(x[:rows] - offset)
-        for start in range(rows, len(x), rows):
-            total = total + cls.of(x[start : start + rows] - offset)
+        Raises ValueError in one line for another rank, no samples or values that are not finite.
+        """
+        total: Moments | None = None
+        for start in range(0, max(len(x), 1), rows):
+            block = checked("x", x[start : start + rows], first_row=start)
+            # About the first sample the mean rounds like the spread and not like the samples, and equal samples leave exactly 0.
+            centred = block - block[0]
+            shift = centred.mean(axis=0)
+            centred -= shift
+            part = cls(len(block), block[0] + shift, centred.T @ centred)
+            total = part if total is None else total + part
+        assert total is not None
         return total
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of the union of two disjoint sets."""
-        return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
-
-    def __sub__(self, other: Moments) -> Moments:
-        """Moments of what is left when a subset is taken away. Raises ValueError when nothing is left."""
-        if other.n >= self.n:
-            raise ValueError(f"cannot take {other.n} samples away from {self.n}; the subset must be smaller")
-        return Moments(self.n - other.n, self.sum - other.sum, self.outer - other.outer)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean, (d,)."""
-        return self.sum / self.n
+        n, apart = self.n + other.n, other.mean - self.mean
+        between = np.outer(apart, apart * (self.n * other.n / n))
+        return Moments(n, self.mean + apart * (other.n / n), self.scatter + other.scatter + between)
 
     @property
     def cov(self) -> np.ndarray:
-        """Unbiased covariance (ddof 1), (d, d); exactly 0 when it is below what rounding of the sums may leave (equal samples).
-
-        Raises ValueError for fewer than two samples.
-        """
+        """Unbiased covariance (ddof 1), (d, d), symmetric. Raises ValueError for fewer than two samples."""
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self.n}")
-        cov = (self.outer - np.outer(self.sum, self.mean)) / (self.n - 1)
-        if np.abs(cov).max() <= np.finfo(np.float64).eps * np.abs(self.outer).max():
-            return np.zeros_like(cov)
-        return (cov + cov.T) / 2
+        return (self.scatter + self.scatter.T) / (2 * (self.n - 1))
+
+
+def without_each(x: np.ndarray, groups: Sequence[np.ndarray], rest: Moments | None = None) -> Iterator[Moments]:
+    """Moments of (n, d) samples with one group after the other left out, in the order of ``groups``.
+
+    Sums of what stays, never differences: the groups are halved, and each half is added to what the other half starts from. That looks at
+    every sample ``log2 G`` times and holds as many moments.
+
+    Args:
+        x: (n, d) samples.
+        groups: (n,) masks of disjoint groups, which together are all samples.
+        rest: moments of samples that are never left out.
+    """
+    if len(groups) == 1:
+        if rest is None:
+            raise ValueError("nothing is left when the only group is left out")
+        yield rest
+        return
+    halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    for left, kept in (halves, halves[::-1]):
+        more = Moments.of(x[np.any(kept, axis=0)])
+        yield from without_each(x, left, more if rest is None else rest + more)

@@ -45,7 +45,8 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.shape[1] < PRODUCT_DIMENSION:
         return cdist(x, y, "sqeuclidean")
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    centre = 0.5 * (x.mean(axis=0) + y.mean(axis=0))
+    # Medians, because a mean follows a single far point and takes all others away from the centre.
+    centre = 0.5 * (np.median(x[:BLOCK], axis=0) + np.median(y[:BLOCK], axis=0))
     near_x, near_y = x - centre, y - centre
     squared = near_x @ (-2.0 * near_y.T)
     norms_x, norms_y = (near_x * near_x).sum(axis=1), (near_y * near_y).sum(axis=1)

@@ -24,6 +24,8 @@ PROJECTION_SEED = 20_230_504
 CONTROLS = ("none", "lower", "upper")
 # Directions are handled in blocks of about this many projected values (64 MB each) to bound the memory at large n.
 BLOCK_VALUES = 8_000_000
+CENTRED = 1000
+"""Points whose median is the offset."""
 # A control of smaller relative variance is constant up to rounding, and a slope on rounding is meaningless.
 ROUNDING = 1e-24
 
@@ -53,6 +55,12 @@ def quantile_cost(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     widths = np.diff(ends, prepend=0) / (n * m)
     gap = a[:, (ends - 1) // m] - b[:, (ends - 1) // n]
     return (gap * gap) @ widths
+
+
+def centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets without a common offset, a median of ``y``: the distance does not change, and projections far from 0 keep their digits."""
+    offset = np.median(y[:CENTRED], axis=0)
+    return x - offset, y - offset
 
 
 def projected_costs(x: np.ndarray, y: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -111,6 +119,7 @@ def sliced_wasserstein2(
     x, y = checked_samples(x, y)
     if control not in CONTROLS:
         raise ValueError(f"control must be one of {', '.join(CONTROLS)}, got {control!r}")
+    x, y = centred(x, y)
     theta = directions(x.shape[1], projections, generator)
     costs = projected_costs(x, y, theta)
     mean = float(costs.mean()) if control == "none" else controlled_mean(costs, *_control(x, y, theta, control))

@@ -59,7 +59,9 @@ def test_statistics_equal_numpy_and_are_computed_once(task, extractor, network):
     assert np.abs(moments.cov - np.cov(features, rowvar=False)).max() < 1e-12
     again = reference_statistics(task, extractor)
     assert network.seen == 1472
-    assert np.array_equal(again.outer, moments.outer) and np.array_equal(again.sum, moments.sum) and again.n == 1437
+    assert (
+        np.array_equal(again.scatter, moments.scatter) and np.array_equal(again.mean, moments.mean) and again.n == 1437
+    )
 
 
 def damage_tail(data: bytes) -> bytes:
@@ -73,7 +75,7 @@ def test_a_damaged_cache_is_computed_again(task, extractor, network, tmp_path, d
     path.write_bytes(damage(path.read_bytes()))
     network.seen = 0
     again = reference_statistics(task, extractor, tmp_path)
-    assert network.seen == 1472 and np.array_equal(again.outer, moments.outer)
+    assert network.seen == 1472 and np.array_equal(again.scatter, moments.scatter)
     network.seen = 0
     reference_statistics(task, extractor, tmp_path)
     assert network.seen == 0
@@ -99,7 +101,7 @@ def test_spilled_features_are_mapped_and_feed_the_statistics(task, extractor, ne
     assert np.array_equal(reference_features(task, extractor), expected)
     assert network.seen == 0
     direct = stream_moments(iter(task.target.points()[0].split(1000)), extractor)
-    assert np.array_equal(moments.outer, direct.outer)
+    assert np.array_equal(moments.scatter, direct.scatter)
 
 
 def test_damaged_features_are_computed_again(task, extractor, network, tmp_path):

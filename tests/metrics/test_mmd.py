@@ -97,5 +97,5 @@ def test_refuses_a_bandwidth_without_meaning(bandwidth: float) -> None:
 
 
 def test_refuses_constant_reference() -> None:
-    with pytest.raises(ValueError, match=r"bandwidth must be positive and finite, got 0\.0"):
+    with pytest.raises(ValueError, match="half of the pairs of the 5 reference samples are equal"):
         gaussian_mmd_squared(np.random.default_rng(0).normal(size=(5, 2)), np.ones((5, 2)))
