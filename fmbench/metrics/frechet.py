@@ -19,7 +19,7 @@ from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import deletions, jackknife_estimate, squared_interval
 from fmbench.statistics.moments import Moments, without_each
-from fmbench.statistics.samples import checked_samples
+from fmbench.statistics.samples import checked, checked_samples, refuse_vanishing
 
 ROUND_OFF = 1e-8
 """Asymmetry and negative curvature of a covariance that pass for round-off, relative to its largest entry."""
@@ -139,7 +139,7 @@ def fid_infinity(
 
     Raises ValueError in one line for fewer than two points or sizes outside [2, n).
     """
-    features, _ = checked_samples(features, least=3)
+    features = checked("features", features, least=3)
     if features.shape[1] != len(reference.mean):
         raise ValueError(
             f"features have {features.shape[1]} dimensions and the reference {len(reference.mean)}; use one extractor"
@@ -173,8 +173,14 @@ def measure(context: SampleContext) -> Estimate:
     features, real = context.features, context.reference_features
     if min(len(features), len(real)) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {len(real)} real")
+    if features.shape[1] != real.shape[1]:
+        raise ValueError(
+            f"generated samples have {features.shape[1]} features and real ones {real.shape[1]}; use one extractor"
+        )
     reference, total = context.once("moments", lambda: Moments.of(real)), Moments.of(features)
     value = between(total, reference)
+    if value == 0:
+        refuse_vanishing(features, real)
     left = deletions(len(features), len(real) if context.fresh_reference else None) if context.only_seed else []
     partial: list[float] = []
     if left:

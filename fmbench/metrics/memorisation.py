@@ -71,7 +71,8 @@ def ct_score(
     heldout, train = checked_samples(heldout, train, least=2)
     if not 1 <= cells <= len(train):
         raise ValueError(f"cells must be between 1 and the {len(train)} training points, got {cells}")
-    pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
+    with np.errstate(invalid="ignore"):  # equal training points have no variance to give shares of
+        pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
     train, generated, heldout = (pca.transform(a) for a in (train, generated, heldout))
     clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
     distances = [nearest(a, train).squared[:, 0] for a in (generated, heldout)]

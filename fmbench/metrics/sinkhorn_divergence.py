@@ -9,7 +9,7 @@ import numpy as np
 from fmbench.metrics.base import SampleContext
 from fmbench.records.result import Estimate
 from fmbench.statistics.samples import checked_samples
-from fmbench.transport.entropic import sinkhorn_divergence
+from fmbench.transport.entropic import EntropicPlan, sinkhorn, sinkhorn_divergence
 from fmbench.transport.exact import wasserstein2
 from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
@@ -21,6 +21,21 @@ def _least_square(x: np.ndarray, y: np.ndarray) -> float:
     """A lower bound of W2^2 from means and total spreads (Gelbrich 1990), length^2."""
     spreads = [math.sqrt(float(points.var(axis=0).sum())) for points in (x, y)]
     return float(((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum()) + (spreads[0] - spreads[1]) ** 2
+
+
+def _solve(cost: np.ndarray, epsilon: float) -> EntropicPlan:
+    """By Newton's method, or by the slow sweeps where parts of the points are so far apart that its matrix is singular."""
+    try:
+        return sinkhorn_newton(cost, epsilon)
+    except RuntimeError:
+        pass
+    try:
+        return sinkhorn(cost, epsilon)
+    except RuntimeError:
+        raise ValueError(
+            f"entropic transport does not converge at a twentieth of the reference's mean squared distance, {epsilon:.3g}; leave out the "
+            "points that are far from all others"
+        ) from None
 
 
 def measure(context: SampleContext) -> Estimate:
@@ -35,6 +50,6 @@ def measure(context: SampleContext) -> Estimate:
     details = {"reference_sha256": context.reference_sha256, "epsilon": epsilon}
     if epsilon == 0 or epsilon * math.log(max(len(x), len(y), 2)) <= NEGLIGIBLE * _least_square(x, y):
         return Estimate(wasserstein2(x, y) ** 2, None, len(x), details={**details, "plan": "exact"})
-    value = sinkhorn_divergence(x, y, epsilon, sinkhorn_newton)
+    value = sinkhorn_divergence(x, y, epsilon, _solve)
     # The divergence is never negative: below zero is what the solver's tolerance leaves.
     return Estimate(max(value, 0.0), None, len(x), details=details)

@@ -10,6 +10,7 @@ from fmbench.metrics.base import SampleContext
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import enclosing, mean_estimate
+from fmbench.statistics.samples import checked_samples
 
 NO_ENDPOINTS = (
     "there is no reference solution from the same noise: it takes a velocity field, a reference solve that stays finite, and a sampler "
@@ -20,10 +21,11 @@ NO_ENDPOINTS = (
 def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:
     """``sqrt(E|Z1^N - Z1^ref|^2 / D)`` over pairs started from the same noise, both (n, d); 95 % interval by the delta method.
 
-    Raises ValueError when the shapes differ.
+    Raises ValueError when the shapes differ or for unusable samples.
     """
     if samples.shape != endpoints.shape:
         raise ValueError(f"truncation gap needs pairs, got shapes {samples.shape} and {endpoints.shape}")
+    samples, endpoints = checked_samples(samples, endpoints)
     mean = mean_estimate(((samples - endpoints) ** 2).mean(axis=1))
     assert mean.value is not None
     root = math.sqrt(mean.value)

@@ -48,6 +48,11 @@ def checked_samples(x: np.ndarray, y: np.ndarray | None = None, least: int = 1) 
     arrays = [checked("x", x, least), checked("y", x if y is None else y, least)]
     if arrays[0].shape[1] != arrays[1].shape[1]:
         raise ValueError(f"x and y must have the same dimension, got {arrays[0].shape[1]} and {arrays[1].shape[1]}")
+    refuse_vanishing(*arrays)
+    return arrays[0], arrays[1]
+
+
+def refuse_vanishing(*arrays: np.ndarray) -> None:
+    """Raises ValueError when no value of any array is large enough for its square, though some value is not 0."""
     if 0 < (largest := max(magnitude(array) for array in arrays)) < SMALLEST:
         raise ValueError(f"no value is larger than {largest:.3g}, so that all squares vanish; rescale both sets")
-    return arrays[0], arrays[1]

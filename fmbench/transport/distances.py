@@ -13,12 +13,11 @@ BLOCK = 1024
 """Rows per block of a distance matrix."""
 # From here on one matrix product is faster than differences.
 PRODUCT_DIMENSION = 64
-# |x|^2 + |y|^2 - 2 x.y keeps 1e-13 of a squared distance above this part of |x|^2 + |y|^2; smaller ones are computed from the difference.
+# |x|^2 + |y|^2 - 2 x.y keeps the digits of a squared distance above this part of |x|^2 + |y|^2; smaller ones are computed from the difference.
 CANCELLED = 1e-2
 GATHERED = 1 << 22
 """Values of differences held at a time."""
-TIE = 1e-11
-"""Squared distances that differ by less than this part of themselves are ties."""
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Neighbours:
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances, (n, m) float64, between (n, d) and (m, d) points, each accurate to 1e-12 of itself.
+    """Squared Euclidean distances, (n, m) float64, between (n, d) and (m, d) points, each accurate to 1e-11 of itself.
 
     In low dimension from the differences; from 64 dimensions on by one matrix product of centred points, and from the differences where
     the product cancels, so that equal points are at distance exactly 0.
@@ -76,11 +75,13 @@ def _restore(squared: np.ndarray, x: np.ndarray, y: np.ndarray, norms_x: np.ndar
 def tie_width(squared: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """By how much a squared distance from every centre may differ from ``squared`` and still be a tie, (n,) for (n,) and (n, d).
 
-    A part of the squared distance itself, plus what rounding the coordinates of the two points to float64 does to it: it depends on the
-    two points at that distance and on no other.
+    What :func:`squared_distances` rounds off, a part of the squared distance itself, and what rounding the coordinates to float64 does to
+    it: it depends on the two points at that distance and on no other.
     """
+    d = centres.shape[1]
+    relative = 8 * (d + 2) if d < PRODUCT_DIMENSION else 8 * (8 + d**0.5) / CANCELLED
     norms = np.sqrt(np.einsum("nd,nd->n", centres, centres, dtype=np.float64))
-    return TIE * squared + 16 * np.finfo(np.float64).eps * np.sqrt(squared) * norms
+    return EPS * (relative * squared + 16 * np.sqrt(squared) * norms)
 
 
 def nearest(x: np.ndarray, y: np.ndarray | None = None, k: int = 1, block: int = BLOCK) -> Neighbours:

@@ -5,10 +5,10 @@ Distances carry the unit of the samples: the root is always taken. Tables in the
 and tables that print W2 (torchcfm) must not be mixed. Two finite sets drawn from the *same* distribution are not at
 distance zero; :func:`same_distribution_floor` says how far.
 
-A network simplex decides in floating point, relative to the largest cost: one pair of points far away on both sides makes costs so large
-that it takes wrong decisions about all the others, in silence. Every plan is therefore certified by duality: potentials ``f_i + g_j <= C_ij``
-prove that no plan costs less than ``mean f + mean g``. Where the proof fails, costs that no optimal plan can use are cut down and the
-problem is solved again.
+A network simplex decides in floating point with a tolerance of its own: one pair of points far away on both sides makes costs so large,
+or tiny coordinates make them so small, that it takes wrong decisions about all the others, in silence. Every plan is therefore certified
+by duality: potentials ``f_i + g_j <= C_ij`` prove that no plan costs less than ``mean f + mean g``. Where the proof fails, costs that no
+optimal plan can use are cut down and the problem is solved again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ import numpy as np
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import over_seeds
 from fmbench.statistics.samples import checked_samples
-from fmbench.transport.distances import BLOCK, squared_distances
+from fmbench.transport.distances import BLOCK, EPS, squared_distances
 
 ITERATIONS = 500_000_000
 """Pivot limit of the network simplex. POT's default of 1e5 is too low at n = 2048: wrong values, only a warning."""
@@ -83,7 +83,8 @@ def _network_simplex(cost: np.ndarray) -> Plan:
         plan, log = ot.emd(np.full(n, 1.0 / n), np.full(m, 1.0 / m), cost, numItermax=ITERATIONS, log=True)
     if log["warning"] is not None:
         raise RuntimeError(f"exact optimal transport of {n} x {m} points did not reach the optimum: {log['warning']}")
-    i, j = np.nonzero(plan)
+    # Masses of a vertex are multiples of 1 / (n m); smaller ones are what 1/n and 1/m round off, at whatever cost there is.
+    i, j = np.nonzero(plan > 0.5 / (n * m))
     return Plan(i, j, plan[i, j], (np.asarray(log["u"]), np.asarray(log["v"])))
 
 
@@ -101,7 +102,7 @@ def duality_gap(cost: np.ndarray, plan: Plan) -> float:
     for start in range(0, len(cost), BLOCK):
         rows = slice(start, start + BLOCK)
         np.minimum(g, (cost[rows] - f[rows, None]).min(axis=0), out=g)
-    rounding = np.finfo(np.float64).eps * float(np.abs(f).mean() + np.abs(g).mean())
+    rounding = EPS * float(np.abs(f).mean() + np.abs(g).mean())
     return (primal - float(f.mean() + g.mean()) + rounding) / primal
 
 
@@ -109,17 +110,20 @@ def _below_a_cap(cost: np.ndarray) -> Plan:
     """A certified plan of the costs cut at a cap, for the lowest cap that the plan does not reach.
 
     Cutting makes no plan dearer, so a plan that is optimal for the cut costs and uses none of them is optimal for the costs themselves.
-    Every row and every column uses at least its smallest cost: the first cap stands above these. Raises RuntimeError without a certificate.
+    Every row and every column uses at least its smallest cost: the first cap stands above these. Costs are divided by the cap, because the
+    simplex takes tiny ones for 0. Raises RuntimeError without a certificate.
     """
-    cap = 2 * max(float(cost.min(axis=1).max()), float(cost.min(axis=0).max()))
-    largest, gap = float(cost.max()), math.inf
+    largest = float(cost.max())
+    cap = 2 * max(float(cost.min(axis=1).max()), float(cost.min(axis=0).max())) or largest * EPS
     while True:
-        cap = cap if cap > 0 else largest * np.finfo(np.float64).eps
-        plan = _network_simplex(np.minimum(cost, cap))
-        if (cost[plan.i, plan.j] < cap).all() or cap >= largest:
-            gap = duality_gap(np.minimum(cost, cap), plan)
-            if gap <= GAP:
-                return plan
+        unit = 2.0 ** math.floor(math.log2(cap))
+        below = np.minimum(cost, cap) / unit
+        plan = _network_simplex(below)
+        gap = duality_gap(below, plan)
+        if gap <= GAP and (cap >= largest or (cost[plan.i, plan.j] < cap).all()):
+            assert plan.potentials is not None
+            f, g = plan.potentials
+            return replace(plan, potentials=(f * unit, g * unit))
         if cap >= largest:
             raise RuntimeError(
                 f"no exact plan of {cost.shape[0]} x {cost.shape[1]} points at squared distances up to {largest:.3g}: the best one found may "
@@ -149,7 +153,7 @@ def assignment(cost: np.ndarray) -> Plan:
     j = linear_sum_assignment(cost)[1] if lap is None else np.asarray(lap.lapjv(cost, return_cost=False)[0])
     plan = Plan(i, j, np.full(n, 1.0 / n))
     paid = plan.cost(cost)
-    return plan if paid == 0 or np.finfo(np.float64).eps * float(cost.max()) <= GAP * paid else _below_a_cap(cost)
+    return plan if paid == 0 or EPS * float(cost.max()) <= GAP * paid else _below_a_cap(cost)
 
 
 def wasserstein2(x: np.ndarray, y: np.ndarray, solver: str = "auto") -> float:

@@ -54,9 +54,11 @@ class _Point:
 
 
 def _evaluate(p: Problem, z: np.ndarray) -> _Point | None:
-    """The dual function at ``z``, None where the plan overflows."""
+    """The dual function at ``z``, None where it or the plan overflows."""
     n = len(p.a)
     f, g = z[:n], z[n:]
+    if not np.isfinite(z).all():
+        return None
     logs = log_kernel(p, f, g)
     if logs.max() > 600.0:
         return None
@@ -83,8 +85,10 @@ def _direction(point: _Point, epsilon: float, count: int) -> np.ndarray:
     hessian = bmat([[diags(diagonal[:n]), sparse], [sparse.T, diags(diagonal[n:])]], format="csr")
     # Inexact Newton: a fixed accuracy would make the convergence linear, one that follows the error keeps it fast.
     accuracy = min(0.1, point.error)
-    step, _ = cg(hessian, point.gradient, rtol=accuracy, maxiter=5 * (n + m), M=diags(1.0 / diagonal))
-    return epsilon * step
+    # Of a nearly singular matrix the step may overflow; the line search then finds nothing, and a denser matrix follows.
+    with np.errstate(over="ignore", invalid="ignore"):
+        step, _ = cg(hessian, point.gradient, rtol=accuracy, maxiter=5 * (n + m), M=diags(1.0 / diagonal))
+        return epsilon * step
 
 
 def _line_search(p: Problem, point: _Point, direction: np.ndarray) -> _Point | None:

@@ -1,5 +1,6 @@
 """Laws of exact transport: closed forms, permutations, metric axioms, what the certificate catches."""
 
+import itertools
 import math
 
 import numpy as np
@@ -151,3 +152,77 @@ def test_unusable_input_is_named() -> None:
         wasserstein2(x, x[:4], "assignment")
     with pytest.raises(ValueError, match="1 NaN or infinite"):
         wasserstein2(x, np.where(np.arange(10).reshape(5, 2) == 3, np.nan, x))
+
+
+def least_over_permutations(x: np.ndarray, y: np.ndarray) -> float:
+    return min(math.sqrt(((x - y[list(p)]) ** 2).sum() / len(x)) for p in itertools.permutations(range(len(x))))
+
+
+@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+@pytest.mark.parametrize("dim", [2, 66])
+@pytest.mark.parametrize("far", [1e6, 1e8, 1e12])
+def test_a_far_point_on_both_sides_leaves_the_others_optimal(solver: str, dim: int, far: float) -> None:
+    for seed in range(8):
+        x, y = rng(seed).normal(size=(2, 5, dim))
+        x[-1, 1] = y[2, 1] = far
+        assert wasserstein2(x, y, solver) == pytest.approx(least_over_permutations(x, y), rel=1e-9)
+
+
+@pytest.mark.parametrize("far", [1e8, 1e12])
+def test_unequal_sizes_beside_a_far_point(far: float) -> None:
+    # Every point three times is the same measure, so the assignment of equal sizes is the truth.
+    for seed in range(5):
+        x, y = rng(seed).normal(size=(2, 5, 2))
+        x[-1, 1] = y[-1, 1] = far
+        truth = least_over_permutations(x, y)
+        assert wasserstein2(np.repeat(x, 3, axis=0), y) == pytest.approx(truth, rel=1e-9)
+        assert wasserstein2(np.repeat(x, 3, axis=0), np.repeat(y, 2, axis=0)) == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-20, 1e-7, 1e-3, 1e6, 1e140])
+def test_it_scales_with_the_unit_however_small_or_large(scale: float) -> None:
+    # POT takes costs below about 1e-14 for zero, whatever the largest is.
+    x, y = rng(4).normal(size=(2, 30, 2))
+    assert wasserstein2(scale * x, scale * y) == pytest.approx(scale * wasserstein2(x, y), rel=1e-9)
+    assert wasserstein2(scale * x, scale * y[:20]) == pytest.approx(scale * wasserstein2(x, y[:20]), rel=1e-9)
+
+
+def test_ordinary_plans_are_those_of_the_simplex_itself() -> None:
+    for seed in range(10):
+        x, y = rng(seed).normal(size=(2, 60, 3))
+        cost = squared_distances(x, y)
+        plain, certified = exact._network_simplex(cost), exact.simplex(cost)
+        assert np.array_equal(plain.i, certified.i) and np.array_equal(plain.j, certified.j)
+        assert exact.duality_gap(cost, certified) <= exact.GAP
+
+
+def test_a_plan_that_is_not_optimal_has_a_gap() -> None:
+    x, y = rng(6).normal(size=(2, 40, 2))
+    cost = squared_distances(x, y)
+    best = exact.simplex(cost)
+    order = best.partners
+    order[[0, 1]] = order[[1, 0]]
+    worse = exact.Plan(np.arange(40), order, np.full(40, 1 / 40), best.potentials)
+    true_gap = 1 - best.cost(cost) / worse.cost(cost)
+    assert exact.duality_gap(cost, worse) == pytest.approx(true_gap, rel=1e-6)
+    assert true_gap > exact.GAP
+
+
+def test_potentials_are_those_of_the_costs_after_a_cut() -> None:
+    x, y = rng(7).normal(size=(2, 20, 2))
+    x[-1, 1] = y[-1, 1] = 1e9
+    cost = squared_distances(x, y)
+    plan = exact.simplex(cost)
+    assert plan.potentials is not None
+    f, g = plan.potentials
+    assert (f[:, None] + g - cost).max() < 1e-9
+    assert f.mean() + g.mean() == pytest.approx(plan.cost(cost), rel=1e-9)
+
+
+def test_no_certificate_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = squared_distances(*rng(8).normal(size=(2, 10, 2)))
+    identity = exact.Plan(np.arange(10), np.arange(10), np.full(10, 0.1), (np.zeros(10), np.zeros(10)))
+    monkeypatch.setattr(exact, "_network_simplex", lambda cost: identity)
+    with pytest.raises(RuntimeError, match=r"no exact plan of 10 x 10 points.*far from all others") as error:
+        exact.simplex(cost)
+    assert "\n" not in str(error.value)
