@@ -134,7 +134,7 @@ def test_a_file_that_may_not_be_read_is_named(folder):
 
 
 def test_the_command_names_bad_files_and_prints_what_it_wrote(folder):
-    for name in ("a\nb.json", "cfm.json"):
+    for name in ("a\nb\x1b[2J.json", "cfm.json"):
         (folder / "results" / "transport-2d" / "digits" / name).write_text("{")
     done = subprocess.run(
         [sys.executable, "-m", "fmbench", "leaderboard", "build", str(folder), "--json"], capture_output=True, text=True
@@ -142,6 +142,7 @@ def test_the_command_names_bad_files_and_prints_what_it_wrote(folder):
     assert done.returncode == 1
     assert [line.count(".json") for line in done.stderr.splitlines()] == [1, 1]
     assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
     assert json.loads(done.stdout) == [str(folder / n) for n in ("README.md", "index.html", "tables/transport-2d.csv")]
 
 
