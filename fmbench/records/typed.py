@@ -132,11 +132,10 @@ def _failing_key(content: Any, keys: list[str | int], table: Mapping[str, Any], 
         return error is not None and _split(error)[1] == path
 
     names = list(table)
-    low, high = 1, len(names)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fails(names[:middle]) else (middle + 1, high)
-    return names[low - 1]
+    while len(names) > 1:
+        middle = len(names) // 2
+        names = names[:middle] if fails(names[:middle]) else names[middle:]
+    return names[0]
 
 
 def _replaced(content: Any, keys: list[str | int], table: Any) -> Any:

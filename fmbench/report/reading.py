@@ -62,6 +62,11 @@ def _scan(folder: Path, problems: list[str], depth: int = 1) -> Iterator[Path]:
             yield path
 
 
+def printable(text: str) -> str:
+    """Text as one line that moves no cursor: names of files may hold line breaks, control characters and bytes that are no text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def read_result(path: Path, folder: Path) -> Result:
     """Read ``folder/<benchmark>/<task>/<entry>.json``.
 
@@ -85,4 +90,4 @@ def read_results(folder: Path) -> Found:
             continue  # gone since it was listed
         except ValueError as error:
             problems.append(str(error))
-    return Found(results, [" ".join(problem.split()) for problem in problems])
+    return Found(results, [printable(problem) for problem in problems])

@@ -140,9 +140,11 @@ def _mark_best(columns: Sequence[Column], judged: Sequence[Judged], cells: list[
         for division in DIVISIONS:
             found = {i: column.standing(j) for i, j in enumerate(judged) if j.group == division}
             standings = {i: standing for i, standing in found.items() if standing is not None}
+            if len(standings) < 2:
+                continue
             ranks = shared_ranks(list(standings.values()), column.better)
             for place, rank in zip(standings, ranks, strict=True):
-                if rank == 1 and len(standings) > 1:
+                if rank == 1:
                     cells[place][index] = replace(cells[place][index], best=True)
 
 

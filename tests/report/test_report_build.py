@@ -134,7 +134,7 @@ def test_a_file_that_may_not_be_read_is_named(folder):
 
 
 def test_the_command_names_bad_files_and_prints_what_it_wrote(folder):
-    for name in ("a\nb.json", "cfm.json"):
+    for name in ("a\nb\x1b[2J.json", "cfm.json"):
         (folder / "results" / "transport-2d" / "digits" / name).write_text("{")
     done = subprocess.run(
         [sys.executable, "-m", "fmbench", "leaderboard", "build", str(folder), "--json"], capture_output=True, text=True
@@ -142,6 +142,7 @@ def test_the_command_names_bad_files_and_prints_what_it_wrote(folder):
     assert done.returncode == 1
     assert [line.count(".json") for line in done.stderr.splitlines()] == [1, 1]
     assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
     assert json.loads(done.stdout) == [str(folder / n) for n in ("README.md", "index.html", "tables/transport-2d.csv")]
 
 
@@ -185,3 +186,16 @@ def test_building_needs_no_torch(folder):
         "assert not build_leaderboard(Path(sys.argv[1])).problems; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == 0
+
+
+def test_a_run_into_a_folder_with_a_bad_file_still_has_the_tables_of_the_others(folder):
+    bad = folder / "results" / "transport-2d" / "digits" / "cfm.json"
+    bad.write_text("{")
+    words = ["run", "quick", "-m", "gaussian-moons/oracle", "--limit", "20", "--out", str(folder), "--json"]
+    done = subprocess.run([sys.executable, "-m", "fmbench", *words], capture_output=True, text=True)
+    assert done.returncode == 0, "the run itself has done what it was asked"
+    assert [line.startswith(f"fmbench: {bad}") for line in done.stderr.splitlines()] == [True]
+    assert [r["model"]["name"] for r in json.loads(done.stdout)] == ["gaussian-moons/data", "gaussian-moons/oracle"]
+    text = (folder / "README.md").read_text()
+    assert "ot-cfm" in text
+    assert "quick, version" in text
