@@ -81,7 +81,7 @@ def open_folder(folder: Path, name: str | None = None) -> Entry:
         name = {path.resolve(): bundled for bundled, path in _zoo().items()}.get(place)
         if name is None:
             check_name(recipe.task, "a task")
-            name = f"{recipe.task}/{check_entry_name(place.name, 'the folder ' + str(place))}"
+            name = f"{recipe.task}/{check_entry_name(place.name, 'the folder of an entry')}"
     return Entry(name, folder, recipe)
 
 
