@@ -148,7 +148,9 @@ class Run:
         states = self._states()
         # AdamW holds two tensors for each of the method.
         content = checkpoint.read(path, checkpoint.largest(*states.values(), states["method"], states["method"]))
-        if content.get("recipe") not in _but_for_storage(self.recipe) or content.get("teacher", "") != self.teacher:
+        if not any(content.get("recipe") == own for own in _but_for_storage(self.recipe)) or (
+            content.get("teacher", "") != self.teacher
+        ):
             if overwrite:
                 return False
             raise ValueError(
@@ -197,7 +199,8 @@ def train(
 
     Raises ValueError in one line for a bad recipe or option, for a folder that is taken, for a state that cannot be saved (before the
     first step), for a closed recipe whose method builds another network, for whatever the method raises, for a batch smaller than its
-    parts, and for a loss or weights that are not finite, in which case the last good checkpoint stays; PermissionError when ``out`` cannot be written; ImportError for several processes without accelerate.
+    parts, and for a loss or weights that are not finite, in which case the last good checkpoint stays; PermissionError when ``out``
+    cannot be written; ImportError for several processes without accelerate.
     """
     out = Path(out)
     _check_options(max_steps, checkpoint_seconds, accumulate, processes)
@@ -270,7 +273,7 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
         except RuntimeError as error:
             reason = (str(error).splitlines() or ["?"])[-1].strip()
             raise ValueError(f"the network of teacher {recipe.teacher} is not that of the recipe: {reason}") from None
-    prove_saved(recipe, method, where)
+    prove_saved(recipe, method, task, where)
     require_closed_net(recipe, method, task, where)
     return task, method, teacher
 
