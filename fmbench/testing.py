@@ -53,9 +53,9 @@ def _loss(method: Method, task: Task) -> None:
     method.eval().zero_grad()
 
 
-def _state(recipe: Recipe, method: Method, again: Callable[[], Method], noise: torch.Tensor, sampler: Sampler) -> None:
-    data = prove_saved(recipe, method, "the weight file")
-    first, second = again(), again()
+def _state(recipe: Recipe, method: Method, task: Task, noise: torch.Tensor, sampler: Sampler) -> None:
+    data = prove_saved(recipe, method, task, "the weight file")
+    first, second = (build(recipe, task, type(method), "the weight file") for _ in range(2))
     for copy in (first, second):
         restore(copy, from_bytes(data, "the weight file"), recipe.train.storage, "the weight file")
     # What the storage dtype does to the weights is declared, so the two compared have both been through the file.
@@ -81,8 +81,7 @@ def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]
     if any(True for _ in method.parameters()):
         if not kind.needs_teacher:
             yield "loss: finite, differentiable, seeded", lambda: _loss(method, task)
-        again = lambda: build(recipe, task, kind, spec)  # noqa: E731
-        yield "state: saved and reloaded", lambda: _state(recipe, method, again, noise, sampler)
+        yield "state: saved and reloaded", lambda: _state(recipe, method, task, noise, sampler)
         yield "diagnostics: numbers", lambda: _diagnostics(method, task)
 
 

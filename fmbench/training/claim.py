@@ -22,7 +22,7 @@ def claim(recipe: Recipe, out: Path, overwrite: bool) -> None:
     Refused are names that no entry has, anything but regular files in the place of what will be written, and without ``overwrite`` a finished
     entry, another recipe, and files that belong to no entry. The folder of an unfinished training is free; its checkpoint says whose it is.
     """
-    check_entry_name(out.resolve().name, f"the entry in {out}")
+    check_entry_name(out.resolve().name, "the folder of an entry")
     written = (WEIGHTS, RECIPE, CARD, *ALT)
     for name in (*written, CHECKPOINT, TEMPORARY):
         path = out / name

@@ -148,7 +148,9 @@ class Run:
         states = self._states()
         # AdamW holds two tensors for each of the method.
         content = checkpoint.read(path, checkpoint.largest(*states.values(), states["method"], states["method"]))
-        if content.get("recipe") not in _but_for_storage(self.recipe) or content.get("teacher", "") != self.teacher:
+        if not any(content.get("recipe") == own for own in _but_for_storage(self.recipe)) or (
+            content.get("teacher", "") != self.teacher
+        ):
             if overwrite:
                 return False
             raise ValueError(
@@ -186,6 +188,7 @@ def train(
 ) -> Path:
     """Train a recipe and write the entry folder ``out``: ``model.safetensors``, the resolved ``recipe.toml``, ``README.md``.
 
+    What is finished in ``out``, or belongs to another recipe, is replaced with ``overwrite`` only, and not before the last step.
     A checkpoint in ``out`` of the same recipe is continued, on whatever device it was made; the steps are keyed by their number, so the
     final weights on one machine are the same with or without interruption. With ``max_steps`` the run stops early, leaves its
     checkpoint, and writes no weights.
@@ -194,14 +197,16 @@ def train(
     those that accelerate or torchrun started); neither changes the losses or weights beyond rounding. ``clock`` gives seconds; a
     checkpoint is written when ``checkpoint_seconds`` of them have passed. Process 0 alone reports and writes.
 
-    Raises ValueError for a bad recipe, for a batch smaller than its parts, and for a loss or weights that are not finite, in which case
-    the last good checkpoint stays; PermissionError when ``out`` cannot be written; ImportError for several processes without accelerate.
+    Raises ValueError in one line for a bad recipe or option, for a folder that is taken, for a state that cannot be saved (before the
+    first step), for a closed recipe whose method builds another network, for whatever the method raises, for a batch smaller than its
+    parts, and for a loss or weights that are not finite, in which case the last good checkpoint stays; PermissionError when ``out``
+    cannot be written; ImportError for several processes without accelerate.
     """
     out = Path(out)
     _check_options(max_steps, checkpoint_seconds, accumulate, processes)
     parse({k: v for k, v in dataclasses.asdict(recipe).items() if v is not None}, "recipe")
-    check_writable(out)
     claim(recipe, out, overwrite)
+    check_writable(out)
     check_rows(recipe.train.batch_size, max(processes, launched()), accumulate)
     options = {"max_steps": max_steps, "checkpoint_seconds": checkpoint_seconds, "accumulate": accumulate}
     options["overwrite"] = overwrite
@@ -268,7 +273,7 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
         except RuntimeError as error:
             reason = (str(error).splitlines() or ["?"])[-1].strip()
             raise ValueError(f"the network of teacher {recipe.teacher} is not that of the recipe: {reason}") from None
-    prove_saved(recipe, method, where)
+    prove_saved(recipe, method, task, where)
     require_closed_net(recipe, method, task, where)
     return task, method, teacher
 

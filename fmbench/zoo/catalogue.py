@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fmbench import registry
 from fmbench.records.metric import METRICS
-from fmbench.records.names import check_entry_name, check_name
+from fmbench.records.names import check_entry_name
 from fmbench.records.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
 from fmbench.storage.bundled import data_folder
@@ -80,8 +80,7 @@ def open_folder(folder: Path, name: str | None = None) -> Entry:
         place = folder.resolve()
         name = {path.resolve(): bundled for bundled, path in _zoo().items()}.get(place)
         if name is None:
-            check_name(recipe.task, "a task")
-            name = f"{recipe.task}/{check_entry_name(place.name, 'the folder ' + str(place))}"
+            name = f"{recipe.task}/{check_entry_name(place.name, 'the folder of an entry')}"
     return Entry(name, folder, recipe)
 
 

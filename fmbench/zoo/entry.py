@@ -19,6 +19,7 @@ from fmbench.methods.base import Method, VelocityMethod
 from fmbench.records.recipe import Recipe, Weights, parse
 from fmbench.registry import NETS
 from fmbench.storage.files import sha256, write_atomic
+from fmbench.tasks.base import Task
 from fmbench.zoo import catalogue, saving
 from fmbench.zoo.building import build, in_words, make_task, parameters_in
 from fmbench.zoo.model import Model
@@ -32,12 +33,11 @@ GUIDANCE, PER_CLASS = 2.0, 10
 """The picture of a conditional entry: guidance scale and images of every class."""
 
 
-def prove_saved(recipe: Recipe, method: Method, where: str) -> bytes:
+def prove_saved(recipe: Recipe, method: Method, task: Task, where: str) -> bytes:
     """The weight file of ``method``, after it has been loaded into a newly built method and compared.
 
     Raises ForeignError in one line, after ``where``, naming what a weight file cannot hold or what does not come back as it was.
     """
-    task = make_task(recipe.task, where)
     with in_words(where):
         data = saving.to_bytes(method, recipe.train.storage)
         with isolated():
@@ -55,10 +55,11 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
     in one line for a state that cannot be saved and for diagnostics that fail or are no numbers.
     """
     where = str(out / "recipe.toml")
-    data = prove_saved(recipe, method, where)
+    task = make_task(recipe.task, where)
+    data = prove_saved(recipe, method, task, where)
     device = run["device"]
     with in_words(f"diagnostics of {type(method).__name__}"):
-        figures = {name: float(value) for name, value in method.diagnostics(make_task(recipe.task, where)).items()}
+        figures = {name: float(value) for name, value in method.diagnostics(task).items()}
     made = {
         "fmbench": fmbench.__version__,
         "torch": torch.__version__,

@@ -55,6 +55,10 @@ def _state(method: nn.Module) -> dict[str, Tensor]:
             wrong = f"is {str(value.dtype).removeprefix('torch.')}, which a weight file does not hold"
         if wrong:
             raise ForeignError(f"the state of {type(method).__name__} cannot be saved: {name!r} {wrong}")
+    held = {id(value) for value in state.values()}
+    for name, value in method.named_parameters():
+        if name not in state and id(value) not in held:
+            raise ForeignError(f"{name} of {type(method).__name__} is not part of its state_dict, so it would be lost")
     return state
 
 
@@ -140,8 +144,9 @@ def restore(method: Method, tensors: Mapping[str, Tensor], storage: str, where: 
     for name, first in wanted.tied.items():
         if name in tensors and not torch.equal(tensors[name], tensors[first]):
             raise ValueError(f"{where}: {name} and {first} are one tensor in the network and two in the file")
-    for name, _ in method.named_parameters():
-        if not bool(tensors[wanted.tied.get(name, name)].isfinite().all()):
+    trained = {name for name, _ in method.named_parameters()}
+    for name, value in tensors.items():
+        if name in trained and not bool(value.isfinite().all()):
             raise ValueError(f"{where}: {name} is not finite")
     tied = {name: tensors[first] for name, first in wanted.tied.items()}
     with foreign(f"{where}: the weights cannot be loaded"):
