@@ -15,7 +15,7 @@ import torch
 from fmbench.shapes import Points
 from fmbench.storage.arrays import ARRAYS, KEYED, LISTED, read_array_file
 from fmbench.storage.pictures import read_pictures
-from fmbench.storage.readers import first_line, shown
+from fmbench.storage.readers import first_line
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 RANGES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
@@ -70,7 +70,7 @@ def reading(path: Path) -> Iterator[None]:
         ours = isinstance(error, ValueError) and (str(path) in str(error) or str(error).startswith("picture "))
         if ours and "\n" not in str(error):
             raise error from None
-        raise ValueError(f"{path} cannot be read: {shown(first_line(error))}") from None
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def check_file(path: Path) -> None:

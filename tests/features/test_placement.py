@@ -101,5 +101,5 @@ def test_a_network_that_stays_behind_is_noticed(pretended):
     """The check can fail: a layer on the CPU under a GPU's images is an error here, as it is there."""
     behind = nn.Linear(64, 2)
     extractor = Extractor("behind", "0", lambda x: (behind(x.flatten(1)), None), lambda x: x, 4, GPU)  # type: ignore[arg-type]
-    with pretended, pytest.raises(RuntimeError, match="different devices|same device"):
+    with pretended, pytest.raises(RuntimeError, match=r"different devices|same device"):
         network_outputs(extractor.network, extractor.preprocessing, GREY, 4, GPU)
