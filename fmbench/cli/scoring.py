@@ -53,7 +53,9 @@ def _read(facts: Mapping[str, Any], side: str) -> list[str]:
 
     lines = []
     if "features" in facts:
-        lines.append(f"mean and covariance of {facts['features']} features, of whichever extractor made them")
+        lines.append(
+            f"mean and covariance of {facts['features']} features; the file does not say which extractor made them"
+        )
     elif "arrays" in facts:
         lines.append(f"{shown(facts['array'])} of [{listed(facts['arrays'])}] was read")
     if "left_out" in facts:

@@ -57,6 +57,10 @@ def listed(names: Sequence[str]) -> str:
 
 def choose(names: Sequence[str], key: str | None, where: Path, option: str = "--key") -> str:
     """The name to read. Raises ValueError when there is a choice and none was made, or there is no such array."""
+    if key is None and names and set(names) <= {*STATISTICS, *SPATIAL}:
+        raise ValueError(
+            f"{where} holds statistics of features ({listed(names)}) and no samples; it can be a --reference only"
+        )
     if key is None and len(names) > 1:
         key = next((name for name in PREFERRED if name in names), None)
     if key is None and len(names) == 1:
@@ -81,7 +85,9 @@ def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # headers that Python 2 wrote
         shape, columns_first, dtype = readers[version](stream)
-    return tuple(int(length) for length in shape), bool(columns_first), dtype, stream.tell()
+    if not all(type(length) is int for length in shape):
+        raise ValueError(f"its header states the shape {shape!s:.100}")
+    return shape, columns_first, dtype, stream.tell()
 
 
 def read_npy(file: BinaryIO, size: int, where: str) -> np.ndarray:

@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 MEBIBYTE = 1 << 20
+LONGEST_LINE = 400
 LONGEST = 100
 """Characters of a name from a file that a message shows."""
 DEEPEST = 32
 """Levels of nesting: what fmbench writes has fewer than ten."""
 
 
+def _printable(text: str, longest: int) -> str:
+    """Text without line breaks and control characters, which could rewrite a terminal, and cut where it is long."""
+    plain = text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return plain if len(plain) <= longest else f"{plain[:longest]}..."
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, its type where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _printable(line, LONGEST_LINE)
 
 
 def one_line(error: BaseException) -> str:
@@ -27,9 +35,8 @@ def one_line(error: BaseException) -> str:
 
 
 def shown(name: str) -> str:
-    """A name from a file as a message may show it: quoted where it has line breaks or control characters, cut where it is long."""
-    plain = name if name.isprintable() else repr(name)
-    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
+    """A name from a file as a message may show it."""
+    return _printable(name, LONGEST)
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
