@@ -158,7 +158,7 @@ class FlowContext(Shared):
 
     Attributes:
         trajectories: the reference solve.
-        cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None for real data.
+        cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None where no sample could be drawn.
         w2_squared: W2^2 between source and target and its half-width, None when not known.
         probe: the field itself, None without one.
     """

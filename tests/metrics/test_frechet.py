@@ -201,3 +201,52 @@ def test_extrapolation_of_features_of_another_width_is_refused():
     features = np.random.default_rng(0).normal(size=(50, 3))
     with pytest.raises(ValueError, match="features have 3 dimensions and the reference 2"):
         fid_infinity(features, Moments.of(features[:, :2]))
+
+
+def nuclear(x: np.ndarray, y: np.ndarray) -> float:
+    """The distance by singular values of the centred samples, without any covariance."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    cx, cy = (x - x.mean(0)) / np.sqrt(len(x) - 1), (y - y.mean(0)) / np.sqrt(len(y) - 1)
+    cross = np.linalg.svd(cx @ cy.T, compute_uv=False).sum()
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + (cx**2).sum() + (cy**2).sum() - 2 * cross)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-4, 1e-2])
+@pytest.mark.parametrize("n", [5, 40])
+def test_a_collapsed_model_is_far_and_not_without_a_number(n: int, noise: float) -> None:
+    rng = np.random.default_rng(n)
+    real = np.maximum(rng.normal(size=(300, 32)) @ rng.normal(size=(32, 32)), 0).astype(np.float32)
+    x = (real[:1] + noise * rng.normal(size=(n, 32))).astype(np.float32)
+    got = measure(context(x, real))
+    assert got.value == pytest.approx(nuclear(x, real), rel=1e-6)
+    if got.ci is not None:
+        assert got.ci[0] <= got.value <= got.ci[1] < got.value * 1.2
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e8])
+def test_a_far_cloud_has_its_own_spread(offset: float) -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(30, 6)), 2 * rng.normal(size=(50, 6))
+    both = measure(context(x + offset, y + offset)).value
+    assert both == pytest.approx(nuclear(x, y), rel=1e-15 * offset * 100 + 1e-9)
+    assert measure(context(x + offset, y)).value == pytest.approx(6 * offset**2, rel=10 / offset)
+    # A collapsed cloud extrapolates to itself: there is no bias to remove.
+    assert fid_infinity(np.tile(x[:1], (20, 1)) + offset, Moments.of(y)) == pytest.approx(
+        between(Moments.of(np.tile(x[:1], (2, 1)) + offset), Moments.of(y)), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-60, 1e60, 1e140])
+def test_it_scales_with_the_square_of_the_unit(scale: float) -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(40, 3)), 2 * rng.normal(size=(50, 3)) + 1
+    ordinary, scaled = measure(context(x, y)), measure(context(scale * x, scale * y))
+    assert ordinary.value is not None and ordinary.ci is not None
+    assert scaled.value == pytest.approx(scale**2 * ordinary.value, rel=1e-9)
+    assert scaled.ci == pytest.approx(tuple(scale**2 * end for end in ordinary.ci), rel=1e-9)
+
+
+def test_features_of_other_widths_are_refused_in_words() -> None:
+    x = np.random.default_rng(0).normal(size=(9, 3))
+    with pytest.raises(ValueError, match="generated samples have 3 features and real ones 2; use one extractor"):
+        measure(context(x, x[:, :2]))
