@@ -12,12 +12,11 @@ import torch
 
 from fmbench.evaluation.scoring import attempt
 from fmbench.metrics.base import SampleContext
-from fmbench.records.metric import METRICS as INFO
+from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
-from fmbench.registry import METRICS
 from fmbench.tasks.mixture import GaussianMixture
 
-NAMES = [name for name, info in INFO.items() if info.scope == "samples"]
+NAMES = [name for name, info in METRICS.items() if info.scope == "samples"]
 Sets = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -126,7 +125,7 @@ def context(sets: Sets, only_seed: bool = True, fresh: bool = False) -> SampleCo
 
 
 def assert_sound(name: str, estimate: Estimate) -> None:
-    low, high = INFO[name].range
+    low, high = METRICS[name].range
     assert estimate.value is not None
     assert math.isfinite(estimate.value)
     assert low <= estimate.value <= high
@@ -141,7 +140,7 @@ def outcome(name: str, sets: Sets, only_seed: bool, fresh: bool) -> Estimate | s
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            return METRICS.resolve(name)(context(sets, only_seed, fresh))
+            return METRICS[name].resolve()(context(sets, only_seed, fresh))
         except ValueError as error:
             return str(error)
 
@@ -173,14 +172,14 @@ def test_values_lie_in_their_intervals_and_both_in_the_range(name: str) -> None:
         x, y, heldout = draw(d, seed, n, m)
         sets = (x * rng.choice([0.01, 1.0, 3.0]) + rng.choice([0.0, 5.0]), y, heldout)
         for only_seed, fresh in ((True, False), (True, True)):
-            assert_sound(name, METRICS.resolve(name)(context(sets, only_seed, fresh)))
+            assert_sound(name, METRICS[name].resolve()(context(sets, only_seed, fresh)))
         # Few seeds that differ much have wide intervals, which must not leave the range either.
         several = [context((s[0] * scale, *s[1:]), False) for s, scale in ((sets, 1.0), (draw(d, seed, n, m), 0.1))]
-        assert_sound(name, attempt(name, "image" if "image" in INFO[name].kinds else "vector", several))
+        assert_sound(name, attempt(name, "image" if "image" in METRICS[name].kinds else "vector", several))
 
 
 def test_ranges_are_those_of_the_definitions() -> None:
-    assert {info.range for info in INFO.values()} == {
+    assert {info.range for info in METRICS.values()} == {
         (-math.inf, math.inf),
         (0, math.inf),
         (0, 1),
@@ -189,6 +188,6 @@ def test_ranges_are_those_of_the_definitions() -> None:
     }
     # A kernel in [0, 1] takes MMD^2 above 1: two equal points far from two real ones, which are a bandwidth apart.
     x, y = np.zeros((2, 1)), np.array([[1.0], [1.0 + 1e-9]])
-    assert METRICS.resolve("mmd")(context((x, y, x), only_seed=False)).value == pytest.approx(
+    assert METRICS["mmd"].resolve()(context((x, y, x), only_seed=False)).value == pytest.approx(
         1 + math.exp(-0.5), rel=1e-6
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
+from fmbench.records.ranges import NON_NEGATIVE, UNIT
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import (
     deletions,
@@ -21,7 +22,6 @@ from fmbench.statistics.intervals import (
     squared_interval,
     wilson_interval,
 )
-from fmbench.statistics.ranges import NON_NEGATIVE, UNIT
 
 BAND = (0.92, 0.975)
 
