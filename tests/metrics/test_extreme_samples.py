@@ -111,7 +111,7 @@ def context(sets: Sets, only_seed: bool = True, fresh: bool = False) -> SampleCo
         0,
         x,
         y,
-        "hash",
+        "0" * 64,
         endpoints=x + 0.1,
         extract=lambda a: a,
         extractor={"name": "identity"},
