@@ -12,6 +12,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from fmbench.execution.foreign import foreign
+
 
 class UnknownName(ValueError):
     """A name that is not registered; the message lists the nearest ones."""
@@ -38,12 +40,15 @@ class Registry:
         return {**plugins, **self.table}
 
     def resolve(self, name: str) -> Any:
-        """The registered object. Raises UnknownName."""
+        """The registered object. Raises UnknownName, or ForeignError in one line for a plug-in that cannot be imported."""
         target = self.table.get(name) or self.all().get(name)
         if target is None:
             raise UnknownName(nearest(self.kind, name, self.all()))
         module, _, attribute = target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        if name in self.table:
+            return getattr(importlib.import_module(module), attribute)
+        with foreign(f"{self.kind} {name} ({target}) cannot be imported"):
+            return getattr(importlib.import_module(module), attribute)
 
 
 METHODS = Registry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ import torch
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.methods.base import Method
 from fmbench.noise import draw, generator
-from fmbench.records.recipe import closed
+from fmbench.records.recipe import Recipe, closed
 from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
 from fmbench.tasks.base import Task
-from fmbench.zoo.resolve import build, method_class
+from fmbench.zoo.building import build
+from fmbench.zoo.code import method_class
+from fmbench.zoo.entry import prove_saved
+from fmbench.zoo.saving import from_bytes, restore
 from fmbench.zoo.trial import ROWS, TOLERANCE, Subject, cheap, items
 
 
@@ -49,10 +53,19 @@ def _loss(method: Method, task: Task) -> None:
     method.eval().zero_grad()
 
 
-def _state(method: Method, fresh: Method, noise: torch.Tensor, sampler: Sampler) -> None:
-    fresh.load_state_dict(method.state_dict())
-    gap = float((method.sample(noise, sampler) - fresh.eval().sample(noise, sampler)).abs().max())
+def _state(recipe: Recipe, method: Method, task: Task, noise: torch.Tensor, sampler: Sampler) -> None:
+    data = prove_saved(recipe, method, task, "the weight file")
+    first, second = (build(recipe, task, type(method), "the weight file") for _ in range(2))
+    for copy in (first, second):
+        restore(copy, from_bytes(data, "the weight file"), recipe.train.storage, "the weight file")
+    # What the storage dtype does to the weights is declared, so the two compared have both been through the file.
+    gap = float((first.eval().sample(noise, sampler) - second.eval().sample(noise, sampler)).abs().max())
     _require(gap == 0, f"state_dict() does not hold the whole model: a reloaded copy samples {gap:.2g} apart")
+
+
+def _diagnostics(method: Method, task: Task) -> None:
+    for name, value in method.diagnostics(task).items():
+        _require(math.isfinite(float(value)), f"diagnostics() must be finite numbers, got {name} = {value}")
 
 
 def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -68,7 +81,8 @@ def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]
     if any(True for _ in method.parameters()):
         if not kind.needs_teacher:
             yield "loss: finite, differentiable, seeded", lambda: _loss(method, task)
-        yield "state: saved and reloaded", lambda: _state(method, build(recipe, task, kind, spec), noise, sampler)
+        yield "state: saved and reloaded", lambda: _state(recipe, method, task, noise, sampler)
+        yield "diagnostics: numbers", lambda: _diagnostics(method, task)
 
 
 def check_method(spec: str, task: str = "gaussian-moons") -> list[Check]:

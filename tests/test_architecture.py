@@ -13,12 +13,14 @@ from fmbench.zoo import catalogue
 PACKAGE = Path(fmbench.__file__).parent
 # A module may import its own layer and those before it. Lazy registry targets are strings, not imports.
 LAYERS = [
-    ["shapes", "registry", "nfe", "progress", "moved"],
+    ["shapes", "nfe", "progress", "moved"],
     ["noise", "storage"],
-    ["execution", "solvers", "nets", "student"],
+    ["execution"],
+    ["registry", "solvers", "nets"],
     ["records"],
+    ["statistics", "transport"],
     ["tasks"],
-    ["paths"],
+    ["paths", "flows"],
     ["methods"],
     ["metrics"],
     ["features"],
@@ -67,11 +69,20 @@ def test_imports_point_to_earlier_layers(name):
 
 
 def test_reports_read_results_and_nothing_that_computes():
-    allowed = {"report", "records", "storage", "student", "registry"}
+    allowed = {"report", "records", "storage", "statistics", "registry"}
+    light = {"fmbench.statistics.comparisons", "fmbench.statistics.student"}
     for name in GRAPH:
         if part(name) == "report":
             assert {part(target) for target in GRAPH[name]} <= allowed
-            assert not {t for t in GRAPH[name] if part(t) == "metrics"} - {"fmbench.records.metric"}
+            assert not {t for t in GRAPH[name] if part(t) == "statistics"} - light
+
+
+def test_transport_and_statistics_stand_at_the_bottom():
+    """Metrics, paths and methods build on them, so they know nothing but numbers and the schema of an estimate."""
+    allowed = {"transport", "statistics", "shapes", "noise", "registry", "records"}
+    for name in GRAPH:
+        if part(name) in ("transport", "statistics"):
+            assert {part(target) for target in GRAPH[name]} <= allowed
 
 
 def test_no_import_cycles():

@@ -250,7 +250,7 @@ def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
     from fmbench.features.extractor import Extractor, InDomain
 
     tiny = Extractor("tiny", "0" * 64, lambda x: (x.mean(dim=(2, 3)), None), InDomain((3, 299, 299)))
-    monkeypatch.setattr(rescoring, "load_extractor", lambda name: tiny)
+    monkeypatch.setattr(rescoring, "load_extractor", lambda name, device: tiny)
     x = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "a.npy", x)
     np.save(tmp_path / "b.npy", x[::-1] // 2)

@@ -289,3 +289,12 @@ def test_greyscale_and_bad_input():
         fid_dialects(REFERENCE.float(), REFERENCE, NARROW)
     with pytest.raises(ValueError, match="4 channels"):
         fid_dialects(torch.zeros(4, 4, 8, 8), REFERENCE, NARROW)
+
+
+def test_a_reference_of_samples_that_overshoot_is_clipped_like_the_samples():
+    """Another model's samples as reference (Lightning-AI/torchmetrics #1244, #1339): the same seven numbers as of what a viewer sees."""
+    x, real = draw(N, 0) * 1.4, draw(M, 1) * 1.4
+    found, seen = fid_dialects(x, real, NARROW), fid_dialects(x.clamp(-1, 1), real.clamp(-1, 1), NARROW)
+    assert found == seen and len(found) == 7
+    with pytest.raises(ValueError, match=r"0\.\.255"):
+        fid_dialects(IMAGES, REFERENCE.float(), NARROW)

@@ -126,7 +126,7 @@ def test_truncated_and_missing_weights(entry: Path) -> None:
     path = entry / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[:100])
-    with pytest.raises(ValueError, match=rf"expected {sha256(data)}, found .* \(100 of {len(data)} bytes\)"):
+    with pytest.raises(ValueError, match=rf"{path} has 100 bytes, and its recipe pins {len(data)}"):
         load(str(entry))
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"weight file model\.safetensors is missing"):
@@ -143,7 +143,9 @@ def test_weights_are_never_read_outside_the_folder(entry: Path) -> None:
     dataclasses.replace(recipe, weights=dataclasses.replace(recipe.weights, file="../model.safetensors")).save(
         entry / "recipe.toml"
     )
-    with pytest.raises(FileNotFoundError, match="is missing"):
+    with pytest.raises(
+        ValueError, match=r"recipe.toml \[weights\]: file: '../model.safetensors' cannot name a weight file"
+    ):
         load(str(entry))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fmbench.noise import BLOCK, STREAMS, draw, generator
+from fmbench.noise import BLOCK, STREAMS, Draws, draw, generator
 
 
 def normal(n: int, random: torch.Generator) -> Tensor:
@@ -72,3 +72,36 @@ def test_keys_are_tuples_not_sums() -> None:
 def test_empty_ranges_are_refused(start: int, stop: int) -> None:
     with pytest.raises(ValueError, match=f"0 <= start < stop, got {start}, {stop}"):
         draw(normal, start, stop, 0, "source")
+
+
+def test_what_a_sampler_draws_depends_on_row_purpose_and_step_only() -> None:
+    whole = Draws(7, 0, 600, normal)
+    assert torch.equal(whole.start(), draw(normal, 0, 600, 7, "source"))
+    for first, stop in ((0, 1), (250, 260), (256, 512), (599, 600)):
+        part = whole.rows(first, stop)
+        assert len(part) == stop - first
+        assert torch.equal(part.start(), whole.start()[first:stop])
+        for step in (0, 1, 9):
+            assert torch.equal(part.normal((3,), step), whole.normal((3,), step)[first:stop])
+            assert torch.equal(part.uniform((), step), whole.uniform((), step)[first:stop])
+        assert torch.equal(part.rows(0, 1).normal((3,), 4), whole.normal((3,), 4)[first : first + 1])
+
+
+def test_steps_and_purposes_of_a_sampler_are_unrelated() -> None:
+    draws = Draws(0, 0, 20_000, normal)
+    drawn = [draws.start(), *(draws.normal((3,), step) for step in range(3)), draws.normal((3,), 0, "choice")]
+    correlation = torch.corrcoef(torch.stack([x.flatten() for x in drawn]).double()) - torch.eye(len(drawn))
+    assert correlation.abs().max() < 4 / (3 * 20_000) ** 0.5 * 1.5
+    assert draws.uniform().min() >= 0
+    assert draws.uniform().max() < 1
+
+
+def test_impossible_draws_are_named() -> None:
+    draws = Draws(0, 0, 10, normal)
+    for first, stop in ((0, 11), (5, 5), (-1, 3)):
+        with pytest.raises(ValueError, match=f"rows {first} to {stop} are no part of 10"):
+            draws.rows(first, stop)
+    with pytest.raises(ValueError, match="unknown purpose 'dice'"):
+        draws.normal((3,), purpose="dice")
+    with pytest.raises(ValueError, match="step must be at least 0, got -1"):
+        draws.normal((3,), -1)

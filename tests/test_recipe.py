@@ -87,13 +87,20 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{path}: not valid TOML"):
         read(path)
     path.write_bytes(b"task = '\xff'")
+    with pytest.raises(ValueError, match=f"{path} is no recipe: it is not UTF-8 text"):
+        read(path)
+    path.write_text(f"task = 'digits'\n[train]\nsteps = {'9' * 5000}")
     with pytest.raises(ValueError, match=f"{path}: not valid TOML"):
+        read(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=f"{path} is no regular file"):
         read(path)
 
 
 def test_round_trip_through_toml(tmp_path: Path) -> None:
     recipe = parse(changed(teacher="mixture-2d/other", conditional=True, made={"seconds": 1.5}))
-    recipe = dataclasses.replace(recipe, weights=Weights("m.safetensors", "ab", 3, 2))
+    recipe = dataclasses.replace(recipe, weights=Weights("m.safetensors", "ab" * 32, 3, 2))
     recipe.save(tmp_path / "recipe.toml")
     assert read(tmp_path / "recipe.toml") == recipe
     assert list(tmp_path.iterdir()) == [tmp_path / "recipe.toml"]

@@ -79,6 +79,15 @@ def test_vectors_that_float32_cannot_tell_apart_are_refused(tmp_path, scale, shi
         read_samples(tmp_path / "a.npy", (3,))
 
 
+def test_equal_samples_are_samples(tmp_path):
+    """A collapsed model gives one point again and again; that float32 rounds it is no reason to refuse it."""
+    np.save(tmp_path / "a.npy", np.full((5, 2), 0.1))
+    assert torch.equal(read_samples(tmp_path / "a.npy", (2,))[0], torch.full((5, 2), 0.1))
+    np.save(tmp_path / "b.npy", np.full((5, 2), 1e300))
+    with pytest.raises(ValueError, match="common offset"):
+        read_samples(tmp_path / "b.npy", (2,))
+
+
 def test_names_in_a_zip_are_only_names(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for i, name in enumerate(("../up.png", "deep/er/x.png", "./here.png", ".hidden.png", "__MACOSX/x.png")):
@@ -161,7 +170,7 @@ def test_bad_files_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="pickles run code"):
         read_samples(tmp_path / "a.pt")
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"objects.npy cannot be read: it is damaged, or holds Python objects"):
+    with pytest.raises(ValueError, match=r"objects.npy holds Python objects, which run code"):
         read_samples(tmp_path / "objects.npy")
     with pytest.raises(FileNotFoundError, match=r"nothing\.npy"):
         read_samples(tmp_path / "nothing.npy")

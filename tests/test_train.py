@@ -101,12 +101,16 @@ def test_stopping_at_max_steps_and_going_on_gives_the_same_weights(
     assert not (out / CHECKPOINT).exists()
 
 
-def test_a_checkpoint_of_another_recipe_is_not_continued(
+def test_a_checkpoint_of_another_recipe_is_neither_continued_nor_lost(
     unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe
 ) -> None:
     out = tmp_path / "entry"
     train(tiny_recipe(TASK, "cfm", **{"train.seed": 1}), out, max_steps=5)
-    assert weights(train(tiny_recipe(TASK, "cfm"), out)) == weights(unbroken)
+    before = (out / CHECKPOINT).read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of another recipe or teacher; .* --overwrite to start"):
+        train(tiny_recipe(TASK, "cfm"), out)
+    assert (out / CHECKPOINT).read_bytes() == before
+    assert weights(train(tiny_recipe(TASK, "cfm"), out, overwrite=True)) == weights(unbroken)
 
 
 KILLED = """
@@ -306,7 +310,9 @@ def test_a_checkpoint_of_another_teacher_is_not_continued(zoo: Path, tmp_path: P
     train(recipe, tmp_path / "entry", max_steps=2)
     shutil.rmtree(teacher)
     shutil.copytree(other, teacher)
-    train(recipe, tmp_path / "entry", report=lambda step, loss: steps.append(step))
+    with pytest.raises(ValueError, match="is of another recipe or teacher"):
+        train(recipe, tmp_path / "entry")
+    train(recipe, tmp_path / "entry", overwrite=True, report=lambda step, loss: steps.append(step))
     assert steps == [1, 2, 3, 4]
     assert weights(tmp_path / "entry") == weights(train(recipe, tmp_path / "straight"))
 
@@ -373,7 +379,7 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", overflowing)
         with pytest.raises(ValueError, match=r"weights are no longer finite after step 5; lower train\.lr or set"):
-            train(recipe, out, checkpoint_seconds=-1.0)
+            train(recipe, out, checkpoint_seconds=0.0)
     state = torch.load(out / CHECKPOINT, weights_only=True)
     assert state["step"] == 4
     assert all(value.isfinite().all() for value in state["method"].values())

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fmbench.cli.shared import DONE, Add, UsageError, print_json
+from fmbench.cli.shared import DONE, FAILED, Add, UsageError, print_json, report_problems
 
 
 def cmd_leaderboard(args: argparse.Namespace) -> int:
@@ -16,9 +16,11 @@ def cmd_leaderboard(args: argparse.Namespace) -> int:
     folder = args.folder or Path("leaderboard")
     if not (folder / "results").is_dir():
         raise UsageError(f"{folder} has no results folder; name the folder that `fmbench run --out` wrote")
-    written = build_leaderboard(folder, args.readme)
-    print_json([str(path) for path in written]) if args.json else print("\n".join(str(path) for path in written))
-    return DONE
+    built = build_leaderboard(folder, args.readme)
+    report_problems(built.problems)
+    written = [str(path) for path in built.written]
+    print_json(written) if args.json else print("\n".join(written))
+    return FAILED if built.problems else DONE
 
 
 def cmd_sysinfo(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import fmbench
@@ -20,8 +21,16 @@ def _listing(kind: str) -> dict[str, str]:
     if kind == "metrics":
         from fmbench.records.metric import METRICS
 
-        return {name: info.summary for name, info in METRICS.items()}
+        return {name: _summary(METRICS, name) for name in METRICS}
     return dict.fromkeys(getattr(fmbench, f"list_{kind}")(), "")
+
+
+def _summary(metrics: Mapping[str, Any], name: str) -> str:
+    """What a listing says of a metric; of a plug-in that cannot be imported, why."""
+    try:
+        return metrics[name].summary
+    except ValueError as error:
+        return str(error)
 
 
 def cmd_list(args: argparse.Namespace) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, print_json, whole
+from fmbench.cli.shared import DONE, FAILED, Add, print_json, report_problems, whole
 from fmbench.evaluation.options import Options
 from fmbench.progress import progress_bars
 
@@ -36,12 +35,14 @@ def cmd_run(args: argparse.Namespace) -> int:
         outcome = run(args.benchmark, args.model, args.out, options=options, report=report, finished=finished)
     errors, written = list(outcome.errors), []
     try:
-        written = build_leaderboard(args.out)
+        built = build_leaderboard(args.out)
+        written = built.written
+        # Files of other runs that had to be left out are said, and do not make this run a failure.
+        report_problems(built.problems)
     except ValueError as error:
         # What was measured is saved and shown, whatever else lies in the folder.
         errors.append(f"the tables in {args.out} were not built: {error}")
-    for line in errors:
-        print(f"fmbench: {line}", file=sys.stderr)
+    report_problems(errors)
     if args.json:
         print_json([r.to_json() for r in outcome.results])
     else:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, UsageError, positive, print_json
+from fmbench.cli.shared import DONE, FAILED, Add, UsageError, device_of, positive, print_json
 from fmbench.progress import progress_bars
 
 if TYPE_CHECKING:
     from fmbench.records.result import Result
 
+DIALECT_NETWORK = "inception-tf"
 RANGES = ("signed", "unit", "bytes")
 SCORES = ("metric", "value", "95 % interval", "unit")
 WIDE = 120
@@ -45,15 +46,35 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(grid)
 
 
+def _read(facts: Mapping[str, Any], side: str) -> list[str]:
+    """What a user must know of how a file was read: what was chosen, left out, or is seen clipped."""
+    from fmbench.storage.arrays import listed
+    from fmbench.storage.readers import shown
+
+    lines = []
+    if "features" in facts:
+        lines.append(
+            f"mean and covariance of {facts['features']} features; the file does not say which extractor made them"
+        )
+    elif "arrays" in facts:
+        lines.append(f"{shown(facts['array'])} of [{listed(facts['arrays'])}] was read")
+    if "left_out" in facts:
+        left = facts["left_out"]
+        lines.append(f"left out, no PNG picture: {left['files']} files: {listed(left['first'])}")
+    if facts.get("clipped_share"):
+        lines.append(
+            f"{100 * facts['clipped_share']:.2f} % of the values lie outside [-1, 1]; features see them clipped"
+        )
+    return [side + line for line in lines]
+
+
 def _print_scores(result: Result) -> None:
     from fmbench.records.metric import METRICS
 
     (row,) = result.rows
     print(f"{result.model['name']}: {row.samples['n']} samples, {result.status}, sha256 {row.samples['sha256'][:16]}")
-    if row.samples.get("clipped_share"):
-        print(
-            f"{100 * row.samples['clipped_share']:.2f} % of the values lie outside [-1, 1]; features see them clipped"
-        )
+    for line in _read(row.samples, "") + _read(row.samples.get("reference", {}), "reference: "):
+        print(line)
     cells = []
     for name, e in row.metrics.items():
         found = e.reason or "" if e.value is None else METRICS[name].unit
@@ -73,13 +94,28 @@ def _compared(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _check_usage(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that contradict each other or that nothing would come of."""
+    if (args.task is None) == (args.reference is None):
+        raise UsageError("give what to compare with: --task NAME or --reference FILE, one of them")
+    if args.reference is None and args.reference_key is not None:
+        raise UsageError("--reference-key is for a --reference, and there is none; leave it out")
+    for option, given in (("--dialect-network", args.dialect_network), ("--dialect-images", args.dialect_images)):
+        if given is not None and not args.fid_dialects:
+            raise UsageError(f"{option} is for --fid-dialects; add that, or leave it out")
+    if args.benchmark is not None:
+        for option in ("metric", "reference", "extractor"):
+            if getattr(args, option) is not None:
+                raise UsageError(f"--benchmark decides what is measured, against what and how; leave --{option} out")
+
+
 def cmd_score(args: argparse.Namespace) -> int:
     """Score samples that exist already."""
     from fmbench.evaluation.rescoring import score
     from fmbench.storage.files import check_writable
 
-    if (args.task is None) == (args.reference is None):
-        raise UsageError("give what to compare with: --task NAME or --reference FILE, one of them")
+    _check_usage(args)
+    device = device_of(args.device)
     if args.out:
         check_writable(args.out)
     results = score(
@@ -89,10 +125,11 @@ def cmd_score(args: argparse.Namespace) -> int:
         benchmark=args.benchmark,
         extractor=args.extractor,
         name=args.name,
+        device=device,
     )
     # Saved first: dialects need a network that may not be had.
     saved = [result.save(args.out / "results") for result in results] if args.out else []
-    spread_of = _dialects(args) if args.fid_dialects else []
+    spread_of = _dialects(args, device) if args.fid_dialects else []
     if args.json:
         content = [result.to_json() for result in results]
         print_json({"results": content, "fid_dialects": spread_of} if args.fid_dialects else content)
@@ -106,7 +143,7 @@ def cmd_score(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _dialects(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _dialects(args: argparse.Namespace, device: str) -> list[dict[str, Any]]:
     from fmbench.evaluation.dialects import table
     from fmbench.evaluation.rescoring import dialects
 
@@ -115,8 +152,9 @@ def _dialects(args: argparse.Namespace) -> list[dict[str, Any]]:
         rows = dialects(
             args.samples,
             **_compared(args),
-            network=args.dialect_network,
+            network=args.dialect_network or DIALECT_NETWORK,
             limit=args.dialect_images,
+            device=device,
             report=lambda name: progress.update(bar, description=name),
         )
     return table(rows)
@@ -173,12 +211,15 @@ def add(add: Add) -> None:
     p = add("score", cmd_score, "score samples that exist already")
     p.add_argument("samples", type=Path, help=".npy, .npz, .safetensors, or a folder or .zip of PNG pictures")
     p.add_argument("--task", help="compare with the real samples of a task")
-    p.add_argument("--reference", type=Path, help="compare with another file of samples")
+    p.add_argument(
+        "--reference", type=Path, help="compare with another file of samples, or with mu and sigma of features"
+    )
     p.add_argument("--metric", nargs="+", help="metrics by name (default: all that need samples only)")
     p.add_argument("--benchmark", help="the metrics of a benchmark instead")
     p.add_argument("--extractor", help="feature extractor for images (default: the task's)")
     p.add_argument("--key", help="array of a .npz or .safetensors file")
-    p.add_argument("--reference-key", help="the same for the reference")
+    p.add_argument("--reference-key", help="the same for the reference; mu takes the statistics of one that has both")
+    p.add_argument("--device", default="auto", help="where the extractor runs: auto, cpu, cuda (default: auto)")
     p.add_argument("--range", choices=RANGES, help="black and white of float images: -1 to 1, 0 to 1, 0 to 255")
     p.add_argument(
         "--fid-dialects",
@@ -187,8 +228,7 @@ def add(add: Add) -> None:
     )
     p.add_argument(
         "--dialect-network",
-        default="inception-tf",
-        help="Inception of the dialects; inception-random needs no download",
+        help=f"Inception of the dialects (default: {DIALECT_NETWORK}); inception-random needs no download",
     )
     p.add_argument("--dialect-images", type=positive, help="images of each side for the dialects")
     p.add_argument("--name", help="what to call the samples (default: the file's name)")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -21,6 +23,12 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2))
 
 
+def report_problems(problems: Iterable[str]) -> None:
+    """One line each on standard error, where they do not disturb what ``--json`` prints."""
+    for line in problems:
+        print(f"fmbench: {line}", file=sys.stderr)
+
+
 def setting(text: str) -> tuple[str, Any]:
     """``key=value`` with the value in TOML, or a bare word."""
     import tomllib
@@ -29,9 +37,10 @@ def setting(text: str) -> tuple[str, Any]:
     if not separator:
         raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
     try:
-        return key, tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
+        read = tomllib.loads(f"v = {value}")
+    except (ValueError, RecursionError):
         return key, value
+    return key, read["v"] if len(read) == 1 else value
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -52,6 +61,17 @@ def whole(least: int) -> Callable[[str], int]:
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     return whole(1)(text)
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return value
 
 
 def device_of(name: str) -> str:

@@ -8,32 +8,57 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, UsageError, device_of, positive, print_json, setting
+from fmbench.cli.shared import DONE, FAILED, Add, UsageError, device_of, not_negative, positive, print_json, setting
 from fmbench.progress import progress_bars
+
+MOST_THREADS = 1024
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options change in the recipe. Raises UsageError for what is said twice."""
+    given = list(args.set or [])
+    if args.teacher is not None:
+        given.append(("teacher", args.teacher))
+    if args.conditional:
+        given.append(("conditional", True))
+    if args.precision:
+        given.append(("train.precision", {"bf16": "bfloat16"}.get(args.precision, args.precision)))
+    keys = [key for key, _ in given]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} is set twice; say it once")
+    return dict(given)
+
+
+def _require_own_words(chosen: Any, args: argparse.Namespace) -> None:
+    """Raise UsageError when a recipe that was found, not written here, names code that the command line does not name."""
+    for option, named, given in (
+        ("--method", chosen.method["name"], args.method),
+        ("--teacher", chosen.teacher or "", args.teacher),
+    ):
+        if ".py:" in named and given != named:
+            raise UsageError(f"{args.entry} runs code from {named}; say so with {option} {named}")
 
 
 def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     """The recipe to train and the folder to write."""
     from fmbench.records import recipe
+    from fmbench.records.names import check_name
     from fmbench.registry import TASKS
     from fmbench.zoo import catalogue
 
-    settings = dict(args.set or [])
-    if args.teacher:
-        settings["teacher"] = args.teacher
-    if args.conditional:
-        settings["conditional"] = True
-    if args.precision:
-        settings["train.precision"] = {"bf16": "bfloat16"}.get(args.precision, args.precision)
-    if args.entry and (args.method or args.task):
-        raise UsageError("give an entry folder, or --method and --task, not both")
-    if args.entry:
+    settings = _settings(args)
+    if args.entry is not None:
         entry = catalogue.find(args.entry)
         chosen, out = entry.recipe, entry.folder
+        if args.task is not None or args.method not in (None, chosen.method["name"]):
+            raise UsageError("give an entry folder, or --method and --task, not both")
+        _require_own_words(chosen, args)
     elif args.method and args.task:
         name = args.method.rpartition(":")[2] if ".py:" in args.method else args.method
         chosen = recipe.closed(TASKS.resolve(args.task)(), args.method)
-        out = catalogue.LOCAL_ENTRIES / args.task / (catalogue.kebab(name) + catalogue.CONDITIONAL * args.conditional)
+        folder = catalogue.kebab(name) + catalogue.CONDITIONAL * args.conditional
+        out = catalogue.LOCAL_ENTRIES / check_name(args.task, "a task") / check_name(folder, "an entry")
     else:
         raise UsageError("give an entry folder (fmbench train zoo/digits/ot-cfm), or --method and --task")
     return (recipe.override(chosen, settings) if settings else chosen), args.out or out
@@ -47,7 +72,9 @@ def cmd_train(args: argparse.Namespace) -> int:
 
     chosen, out = _recipe(args)
     device = device_of(args.device)
-    if args.threads:
+    if args.threads is not None:
+        if args.threads > MOST_THREADS:
+            raise UsageError(f"--threads must be at most {MOST_THREADS}, got {args.threads}")
         torch.set_num_threads(args.threads)
     # Under `accelerate launch` or torchrun every process runs this command, and one of them speaks.
     main = os.environ.get("RANK", "0") == "0"
@@ -73,6 +100,7 @@ def cmd_train(args: argparse.Namespace) -> int:
             report=report,
             accumulate=args.accumulate,
             processes=args.processes,
+            overwrite=args.overwrite,
             checkpoint_seconds=60 * args.checkpoint_minutes,
         )
     if not main:
@@ -93,9 +121,11 @@ def cmd_train(args: argparse.Namespace) -> int:
 def cmd_card(args: argparse.Namespace) -> int:
     """Write model cards again."""
     from fmbench.zoo import catalogue
+    from fmbench.zoo.code import method_class
     from fmbench.zoo.entry import write_card
 
-    written = [str(path) for name in args.entry for path in write_card(catalogue.find(name).folder)]
+    kind = None if args.method is None else method_class(args.method)
+    written = [str(path) for name in args.entry for path in write_card(catalogue.find(name).folder, kind)]
     print_json(written) if args.json else print("\n".join(written))
     return DONE
 
@@ -137,10 +167,16 @@ def add(add: Add) -> None:
     )
     p.add_argument("--accumulate", type=positive, default=1, help="parts every batch is evaluated in, to save memory")
     p.add_argument("--precision", choices=("float32", "bf16", "bfloat16"), help="sets train.precision of the recipe")
-    p.add_argument("--checkpoint-minutes", type=float, default=1.0, help="minutes between checkpoints (default: 1)")
+    p.add_argument(
+        "--checkpoint-minutes", type=not_negative, default=1.0, help="minutes between checkpoints (default: 1)"
+    )
     p.add_argument("--threads", type=positive, help="CPU threads")
+    p.add_argument(
+        "--overwrite", action="store_true", help="replace a finished entry, or another recipe, in the folder"
+    )
     p = add("card", cmd_card, "write the model cards of finished entries again, pictures included")
     p.add_argument("entry", nargs="+", help="task/entry or folder")
+    p.add_argument("-m", "--method", help="file.py:Class of entries with a method of your own")
     p = add("check", cmd_check, "run the conformance suite on a method")
     p.add_argument("method", help="a method name or file.py:Class")
     p.add_argument("--task", default="gaussian-moons")

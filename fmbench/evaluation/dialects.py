@@ -18,8 +18,9 @@ from torch import Tensor
 from fmbench.features.extractor import Extractor, run_network
 from fmbench.features.images import as_rgb, check_images, to_uint8, truncated_uint8
 from fmbench.features.resize import RESIZES
-from fmbench.metrics.frechet import Moments, between, frechet_distance
+from fmbench.metrics.frechet import between, frechet_distance
 from fmbench.shapes import Points
+from fmbench.statistics.moments import Moments
 
 SIZE = 299
 OURS = "fmbench"
@@ -154,7 +155,7 @@ def fid_dialects(
 
     Args:
         images: (n, 1 or 3, height, width) samples, float32 in [-1, 1] (clipped) or uint8.
-        reference_images: (m, 1 or 3, height, width) real images, the same.
+        reference_images: (m, 1 or 3, height, width) real images, the same: a reference may be another model's samples, which overshoot.
         network: whose network scores; its own preprocessing is not used. ``load_extractor("inception-tf")``, or
             ``"inception-random"`` where the weights cannot be had.
         conventions: rows wanted; differences are to the first.
@@ -163,11 +164,11 @@ def fid_dialects(
     Raises ValueError in one line for images that :func:`~fmbench.features.images.check_images` refuses, and for fewer than two
     on a side.
     """
-    for what, x, clip in (("images", images, True), ("reference images", reference_images, False)):
-        check_images(x, (1, 3), clip)
+    for what, x in (("images", images), ("reference images", reference_images)):
+        check_images(x, (1, 3), clip=True)
         if len(x) < 2:
             raise ValueError(f"a FID needs at least 2 {what}, got {len(x)}")
-    images = images if images.dtype == torch.uint8 else images.clamp(-1, 1)
+    images, reference_images = (x if x.dtype == torch.uint8 else x.clamp(-1, 1) for x in (images, reference_images))
     rows: dict[str, float] = {}
     for pixels in dict.fromkeys(convention.pixels for convention in conventions):
         sharing = [convention for convention in conventions if convention.pixels == pixels]

@@ -121,7 +121,7 @@ class Evaluation:
         if self.units is None:
             return make()
         name = check_name(f"{sampler.label}-s{seed}-{start}-{stop}.safetensors", "a unit of samples")
-        return units.stored(self.units / name, make)
+        return units.stored(self.units / name, (stop - start, *self.task.shape), make)
 
     def samples(self, sampler: Sampler, seed: int) -> tuple[Tensor, dict[str, int]]:
         """All samples of a sampler and seed, and their evaluation counts."""

@@ -3,130 +3,63 @@
 from __future__ import annotations
 
 import datetime
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fmbench.evaluation import environment
+from fmbench.evaluation.against_statistics import score_against
+from fmbench.evaluation.comparison import LEAST, Comparison, Files, read_comparison
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.dialects import Dialect, fid_dialects
 from fmbench.evaluation.scoring import Scorer
-from fmbench.noise import generator
 from fmbench.records import protocol
 from fmbench.records.metric import METRICS
-from fmbench.records.result import Result, Row
-from fmbench.registry import TASKS, UnknownName, nearest
-from fmbench.shapes import Labels, Points
+from fmbench.records.names import check_entry_name
+from fmbench.records.result import Estimate, Result, Row
+from fmbench.registry import UnknownName, nearest
+from fmbench.shapes import Points
 from fmbench.storage.files import fingerprint, sha256
-from fmbench.storage.samples import read_samples
-from fmbench.tasks.base import StandardNormal, Task
+from fmbench.tasks.base import Task
 from fmbench.zoo.extractors import load_extractor
 
-LEAST = 2
-ANCHORS = {"data": "the row of real samples", "oracle": "the row of the exact velocity"}
-SHUFFLE = 0x5C0E
-"""Key of the order samples are scored in."""
 
-
-@dataclass(frozen=True)
-class PointSet:
-    """A finite set of points without classes."""
-
-    values: Points
-
-    def sample(self, n: int, generator: torch.Generator) -> Points:
-        """``n`` of the points, with replacement."""
-        return self.values[torch.randint(len(self.values), (n,), generator=generator)]
-
-    def points(self) -> tuple[Points, Labels]:
-        """All of them."""
-        return self.values, torch.zeros(len(self.values), dtype=torch.int64)
-
-
-def _against(reference: Points, digest: str, extractor: str | None) -> Task:
-    """A task whose only content is a reference set."""
-    points = PointSet(reference)
-    shape = tuple(reference.shape[1:])
-    kind = "image" if len(shape) == 3 else "vector"
-    return Task(
-        name=f"samples-{digest[:12]}",
-        version=1,
-        summary="a set of samples",
-        kind=kind,
-        shape=shape,
-        source=StandardNormal(shape),
-        target=points,
-        heldout=points,
-        extractor=extractor,
-    )
+def _check_benchmark(metrics: Sequence[str] | None, reference: str | Path | None, extractor: str | None) -> None:
+    """Raise ValueError for what a benchmark decides itself."""
+    if metrics is not None:
+        raise ValueError("give metrics or a benchmark, not both")
+    if reference is not None:
+        raise ValueError("a benchmark compares with its tasks: give --task, or --metric for a --reference")
+    if extractor is not None:
+        raise ValueError(f"a benchmark scores with the task's own extractor; leave --extractor {extractor} out")
 
 
 def _metrics(
     metrics: Sequence[str] | None, benchmark: str | Path | None, task: Task
 ) -> tuple[list[str], dict[str, Any]]:
     """Names of the metrics that apply, and what the result says about the protocol."""
-    if metrics and benchmark:
-        raise ValueError("give metrics or a benchmark, not both")
     if benchmark is not None:
         spec = protocol.read(benchmark)
         if task.name not in spec.tasks:
             raise ValueError(f"{spec.name} has no task {task.name}; it has {', '.join(spec.tasks)}")
         chosen, identity = spec.metrics, {"name": spec.name, "version": spec.version, "sha256": spec.sha256}
     else:
-        chosen = tuple(metrics or (name for name in METRICS if METRICS[name].default))
+        chosen = tuple((name for name in METRICS if METRICS[name].default) if metrics is None else metrics)
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(f"metrics must be named once each, and one at least, got: {', '.join(chosen) or 'none'}")
         identity = {"name": "score", "version": 1, "sha256": fingerprint(list(chosen))}
     for name in chosen:
         if name not in METRICS:
             raise UnknownName(nearest("metric", name, METRICS))
     names = [n for n in chosen if METRICS[n].scope == "samples" and not METRICS[n].first_seed]
-    if metrics and (flow := [n for n in metrics if n not in names]):
+    if metrics is not None and (flow := [n for n in metrics if n not in names]):
         raise ValueError(
             f"{', '.join(flow)} cannot be measured on samples alone; evaluate the model with `fmbench run`"
         )
-    return [n for n in names if metrics or task.kind in METRICS[n].kinds], identity
-
-
-def _problem(
-    samples: str | Path,
-    task: str | None,
-    reference: str | Path | None,
-    key: str | None,
-    value_range: str | None,
-    extractor: str | None,
-    reference_key: str | None,
-) -> tuple[Points, dict[str, Any], Task]:
-    """The samples, facts about them, and what they are compared with.
-
-    Files may be sorted, by class say, and groups of a jackknife and first rows of large sets are taken as random: both sets are shuffled,
-    always in the same way.
-    """
-    if (task is None) == (reference is None):
-        raise ValueError("give what to compare with: --task NAME or --reference FILE, one of them")
-    if reference is None:
-        definition = TASKS.resolve(task or "")()
-    else:
-        real, _ = read_samples(reference, None, reference_key, value_range)
-        definition = _against(_shuffled(real), sha256(real.numpy()), extractor)
-    points, facts = read_samples(samples, definition.shape, key, value_range)
-    return _shuffled(points), {"n": len(points), "sha256": sha256(points.contiguous().numpy()), **facts}, definition
-
-
-def _called(name: str) -> str:
-    """The name of the samples, which is that of their file. Raises ValueError for an anchor's, or one that is no file name."""
-    if name in ANCHORS:
-        raise ValueError(f"{name!r} is what tables call {ANCHORS[name]}; give the samples another --name")
-    if not re.fullmatch(r"[\w+=][\w+=., -]*", name):
-        raise ValueError(f"{name!r} cannot name samples: give a --name of letters, digits and . , _ - + =")
-    return name
-
-
-def _shuffled(points: Points) -> Points:
-    return points[torch.randperm(len(points), generator=generator(SHUFFLE))]
+    return [n for n in names if metrics is not None or task.kind in METRICS[n].kinds], identity
 
 
 def dialects(
@@ -139,22 +72,45 @@ def dialects(
     reference_key: str | None = None,
     network: str = "inception-tf",
     limit: int | None = None,
+    device: str = "cpu",
     report: Callable[[str], None] | None = None,
 ) -> list[Dialect]:
     """The FID of the same images as each library would compute it, see :func:`~fmbench.evaluation.dialects.fid_dialects`.
 
-    ``network`` names an Inception extractor; ``limit`` takes so many images of each side only. Raises ValueError for vectors, and what
-    :func:`score` raises.
+    ``network`` names an Inception extractor, which runs on ``device``; ``limit`` takes so many images of each side only. Raises ValueError
+    for vectors and for a reference of statistics, and what :func:`score` raises.
     """
     if not network.startswith("inception"):
         raise ValueError(
             f"{network} is no Inception; FID dialects take inception-tf, or inception-random without a download"
         )
-    points, _, definition = _problem(samples, task, reference, key, value_range, None, reference_key)
-    if definition.kind != "image":
-        raise ValueError(f"FID dialects are of images, and {definition.name} has vectors")
-    real = definition.target.points()[0]  # type: ignore[attr-defined]
-    return fid_dialects(points[:limit], real[:limit], load_extractor(network), report=report)
+    if limit is not None and limit < LEAST:
+        raise ValueError(f"a FID needs at least {LEAST} images of each side, got a limit of {limit}")
+    compared = read_comparison(Files(samples, task, reference, key, reference_key, value_range, network))
+    if compared.statistics is not None:
+        raise ValueError(f"FID dialects resize the reference's pictures themselves, and {reference} holds statistics")
+    if compared.task.kind != "image":
+        raise ValueError(f"FID dialects are of images, and {samples} holds vectors")
+    real = compared.task.target.points()[0]  # type: ignore[attr-defined]
+    return fid_dialects(compared.points[:limit], real[:limit], load_extractor(network, device), report=report)
+
+
+def _scored(
+    compared: Comparison, names: Sequence[str], extractor: str | None, device: str, anchor: bool
+) -> list[tuple[bool, Points, dict[str, Estimate]]]:
+    """(whether it is the anchor, samples, estimates), the anchor of real samples first where there is one."""
+    task, points = compared.task, compared.points
+    loaded = load_extractor(extractor, device) if extractor else None
+    if compared.statistics is not None:
+        assert loaded is not None
+        return [(False, points, score_against(points, compared.statistics, loaded, names))]
+    scorer = Scorer(task, names, (0,), len(points), loaded)
+    rows = []
+    if anchor:
+        real = scorer.real(0, "data")
+        rows.append((True, real, scorer.score([scorer.context(real, 0, real=True)])))
+    rows.append((False, points, scorer.score([scorer.context(points, 0)])))
+    return rows
 
 
 def score(
@@ -169,55 +125,52 @@ def score(
     value_range: str | None = None,
     reference_key: str | None = None,
     name: str | None = None,
+    device: str = "cpu",
 ) -> list[Result]:
     """Score a file of samples: results of the ``data`` anchor (real samples, tasks only) and of the samples, never ranked.
 
     Args:
         samples: see :func:`~fmbench.storage.samples.read_samples`.
-        task, reference: what to compare with, exactly one: a registered task, or another file of samples.
-        metrics, benchmark: metrics by name, or those of a benchmark; :data:`DEFAULT` otherwise.
+        task, reference: what to compare with, exactly one: a registered task, or another file of samples, or a file of ``mu`` and ``sigma``,
+            mean and covariance of the features that ``extractor`` gives of the reference: then ``frechet_distance`` alone is measured.
+        metrics, benchmark: metrics by name, or those of a benchmark; otherwise those that are measured by default.
         extractor: feature extractor for images, the task's own by default.
         key, value_range: see :func:`~fmbench.storage.samples.read_samples`; the range holds for the reference too.
-        reference_key: which array of the reference's file.
+        reference_key: which array of the reference's file; ``mu`` takes the statistics of one that holds samples as well.
         name: what to call the samples, their file's name by default.
+        device: where the extractor runs.
+
+    Which array of a file was read, and what of a folder was left out, stands in ``samples`` of the row, under ``reference`` for the reference.
 
     Raises ValueError, UnknownName or FileNotFoundError in one line.
     """
     began = time.monotonic()
-    called = _called(name or Path(samples).stem)
-    points, facts, definition = _problem(samples, task, reference, key, value_range, extractor, reference_key)
+    called = check_entry_name(Path(samples).stem if name is None else name, "samples (--name)")
+    if benchmark is not None:
+        _check_benchmark(metrics, reference, extractor)
+    compared = read_comparison(Files(samples, task, reference, key, reference_key, value_range, extractor))
+    definition = compared.task
     names, identity = _metrics(metrics, benchmark, definition)
-    if len(points) < LEAST:
-        raise ValueError(
-            f"{samples} holds {len(points)} sample; at least {LEAST} are needed, thousands for a score that means something"
-        )
     chosen = extractor or definition.extractor
-    scorer = Scorer(definition, names, (0,), len(points), load_extractor(chosen) if chosen else None)
-    rows = {}
-    if reference is None:
-        real = scorer.real(0, "data")
-        rows[f"{definition.name}/data"] = (
-            real,
-            Row("none", None, 1.0, {}, scorer.score([scorer.context(real, 0, real=True)])),
-        )
-    label = f"{definition.name}/{called}"
-    rows[label] = (points, Row("none", None, 1.0, {}, scorer.score([scorer.context(points, 0)])))
     results = []
-    for entry, (x, row) in rows.items():
-        digest = facts if entry == label else {"n": len(x), "sha256": sha256(x.contiguous().numpy())}
-        anchor = entry != label
-        model = {"name": entry, "method": "data" if anchor else "samples", "division": "anchor" if anchor else "open"}
+    for anchor, points, estimates in _scored(compared, names, chosen, device, reference is None):
+        facts = {"n": len(points), "sha256": sha256(points.contiguous().numpy())} if anchor else compared.facts
+        model = {
+            "name": f"{definition.name}/{'data' if anchor else called}",
+            "method": "data" if anchor else "samples",
+            "division": "anchor" if anchor else "open",
+        }
         results.append(
             Result(
                 benchmark=identity,
                 task={"name": definition.name, "version": definition.version, "kind": definition.kind},
                 model={**model, "weights_sha256": None},
-                rows=(Row(row.solver, row.steps, row.guidance, row.nfe, row.metrics, None, digest),),
+                rows=(Row("none", None, 1.0, {}, estimates, None, facts),),
                 flow={},
                 ranked=False,
                 seeds=(0,),
-                samples_per_seed=len(x),
-                environment=environment.describe(torch.device("cpu")),
+                samples_per_seed=len(points),
+                environment=environment.describe(torch.device(device)),
                 status="rescored",
                 peak_memory_bytes=process_peak(),
                 seconds=round(time.monotonic() - began, 3),

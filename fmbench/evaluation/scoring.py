@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,35 +14,18 @@ from torch import Tensor
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.features import Extractor
 from fmbench.features.store import pixel_sha256, reference_features
-from fmbench.metrics.base import SampleContext, over_seeds
+from fmbench.metrics.base import SampleContext
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS
-from fmbench.records.result import Estimate
+from fmbench.records.result import Estimate, check_estimate
 from fmbench.shapes import Points
+from fmbench.statistics.intervals import over_seeds
 from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
 from fmbench.tasks.mixture import GaussianMixture
 
 SEPARATE = 3.0
 """Components of a mixture closer than this many standard deviations are a smooth density rather than modes."""
-
-
-def _require_sound(name: str, found: Any) -> None:
-    """Raise ValueError for what a metric must not return: no estimate, a value that it cannot have, an interval beside its value."""
-    if not isinstance(found, Estimate):
-        raise ValueError(f"the metric returned {type(found).__name__}, not an Estimate")
-    json.dumps(dict(found.details), allow_nan=False)
-    numbers = [] if found.value is None else [found.value, *(found.ci or ())]
-    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
-        raise ValueError(f"the metric returned {found.value!r} with the interval {found.ci}, not finite numbers")
-    if found.value is None:
-        if not found.reason:
-            raise ValueError("the metric returned neither a value nor a reason")
-        return
-    if not METRICS[name].contains(found.value):
-        raise ValueError(f"the value {found.value:g} is none that {name} can have")
-    if found.ci is not None and not found.ci[0] <= found.value <= found.ci[1]:
-        raise ValueError(f"the value {found.value:g} is not in its interval, {found.ci[0]:g} to {found.ci[1]:g}")
 
 
 def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
@@ -56,8 +37,11 @@ def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
         return Estimate.missing(f"defined for {' and '.join(METRICS[name].kinds)} tasks only")
     try:
         with foreign("could not be computed"), isolated():
-            found = over_seeds([METRICS[name].resolve()(context) for context in contexts])
-            _require_sound(name, found)
+            found = over_seeds([METRICS[name].resolve()(context) for context in contexts], METRICS[name].range)
+            if not isinstance(found, Estimate):
+                raise ValueError(f"the metric returned {type(found).__name__}, not an Estimate")
+            # Here, so that one value that no result may hold costs its metric and not the whole result.
+            check_estimate(name, found)
             return found
     except ForeignError as error:
         return Estimate.missing(str(error))

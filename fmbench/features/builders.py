@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fmbench.features.extractor import Extractor, Network, Rgb
-from fmbench.storage.download import RemoteFile, fetch_file, file_sha256
+from fmbench.storage.download import RemoteFile, fetch_file
+from fmbench.storage.files import file_sha256
+from fmbench.storage.readers import first_line
 
 WEIGHTS = "weights"
 """Folder of the cache."""
@@ -43,13 +45,10 @@ IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """A state dict, read with ``weights_only``. Raises ValueError in one line for anything else."""
-    import pickle
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path} is no state dict that can be read safely ({reason})") from error
+    except Exception as error:  # torch.load has many ways to fail on bytes that are not its own
+        raise ValueError(f"{path} is no state dict that can be read safely ({first_line(error)})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is no state dict: it holds {type(state).__name__}")
     return dict(state)

@@ -101,23 +101,31 @@ class Rgb:
         return (levels - mean) / std
 
 
-def run_network(
+def network_outputs(
     network: Network, prepare: Callable[[Tensor], Tensor], images: Points, chunk: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Features (n, f) and logits (n, classes) or None, float32, of ``network(prepare(part))`` over parts of ``chunk`` images.
+) -> tuple[Tensor, Tensor | None]:
+    """Features (n, f) and logits (n, classes) or None, float32 on the CPU, of ``network(prepare(part))`` over parts of ``chunk`` images.
 
     A short part is filled up with its own first image, because convolutions and matrix products pick their algorithm, and
-    so their rounding, by the batch size. On a GPU TF32 is off.
+    so their rounding, by the batch size. The network is on ``device``, and so is what it gets. On a GPU TF32 is off.
     """
     features, logits = [], []
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         for part in images.split(chunk):
             full = torch.cat([part, part[:1].expand(chunk - len(part), *part.shape[1:])])
             made, scores = network(prepare(full.to(device)))
-            features.append(made[: len(part)].float().cpu().numpy())
+            features.append(made[: len(part)].float().cpu())
             if scores is not None:
-                logits.append(scores[: len(part)].float().cpu().numpy())
-    return np.concatenate(features), np.concatenate(logits) if logits else None
+                logits.append(scores[: len(part)].float().cpu())
+    return torch.cat(features), torch.cat(logits) if logits else None
+
+
+def run_network(
+    network: Network, prepare: Callable[[Tensor], Tensor], images: Points, chunk: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """:func:`network_outputs` as arrays."""
+    features, logits = network_outputs(network, prepare, images, chunk, device)
+    return features.numpy(), None if logits is None else logits.numpy()
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-
+from fmbench.features.statistics import Statistics, stated_statistics
+from fmbench.storage.arrays import STATISTICS, read_array_file
 from fmbench.storage.download import RemoteFile, fetch_file
+from fmbench.storage.readers import first_line
 
 CLEAN_FID = "https://www.cs.cmu.edu/~clean-fid/stats"
 MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
 
 
-@dataclass(frozen=True, eq=False)
-class HostedStatistics:
-    """Mean (f,) and covariance (f, f) of features, float64, and the address they came from."""
-
-    mean: np.ndarray
-    cov: np.ndarray
-    origin: str
-
-
-def clean_fid_statistics(
-    dataset: str, split: str, resolution: int, mode: str = "legacy_tensorflow"
-) -> HostedStatistics:
+def clean_fid_statistics(dataset: str, split: str, resolution: int, mode: str = "legacy_tensorflow") -> Statistics:
     """clean-fid's own statistics, e.g. ``("cifar10", "train", 32)``, downloaded on first use. No hash is published for them.
 
     Compare with ``frechet_distance(ours.mean, ours.cov, theirs.mean, theirs.cov)``; ``inception-tf`` is their
@@ -38,12 +26,10 @@ def clean_fid_statistics(
     file = RemoteFile(filename, f"{CLEAN_FID}/{filename}", None)
     path = fetch_file(file, "statistics")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, cov = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
-        if cov.shape != mean.shape * 2 or not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-            raise ValueError(f"mu {mean.shape} and sigma {cov.shape} are no finite mean and covariance")
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        mean, cov = (read_array_file(path, name).array for name in STATISTICS)
+        return stated_statistics(mean, cov, file.address)
+    except Exception as error:  # a page, a cut file, another format: their readers have exceptions of their own
         path.unlink(missing_ok=True)
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{file.address} holds no statistics ({reason}); the download was deleted") from error
-    return HostedStatistics(mean, cov, file.address)
+        raise ValueError(
+            f"{file.address} holds no statistics ({first_line(error)}); the download was deleted"
+        ) from error

@@ -1,31 +1,36 @@
 """Reference statistics and features computed once, kept on disk, and recomputed when a file does not match its own hash.
 
-Statistics stream through float64 sums, so memory does not grow with the dataset. Features are spilled to a memory-mapped
+Statistics are float64 and stream, so memory does not grow with the dataset. Features are spilled to a memory-mapped
 float32 file only by metrics that need every one of them (kernel distance, precision and recall).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fmbench.features.extractor import Extractor
-from fmbench.metrics.frechet import Moments
-from fmbench.storage.download import CACHE_VARIABLE, cache_root, file_sha256
-from fmbench.storage.files import fingerprint, sha256, write_atomic, write_json
-from fmbench.storage.hub import disk_full, is_disk_full
+from fmbench.features.statistics import Statistics, statistics_of
+from fmbench.storage import tensors
+from fmbench.storage.cache import cache_root
+from fmbench.storage.failures import writing
+from fmbench.storage.files import file_sha256, fingerprint, write_json
+from fmbench.storage.readers import read_json
 from fmbench.tasks.base import Distribution, Task
 
 BATCH = 1000
 FOLDER = "features"
 FEATURES = ".f32"
-FORMAT = 1
+STATISTICS = ".statistics.safetensors"
+SEAL = "seal"
+FORMAT = 2
 """Raised when the files of this module change their meaning."""
 
 
@@ -60,61 +65,24 @@ def _cached(task: Task, extractor: Extractor, cache: Path | None, suffix: str) -
     return folder / (key(pixel_sha256(task.target), extractor) + suffix)
 
 
-def stream_moments(batches: Iterator[Tensor], extractor: Extractor, clip: bool = False) -> Moments:
-    """Float64 moments of the features of batches of images, one batch in memory at a time.
+def stream_statistics(batches: Iterator[Tensor], extractor: Extractor, clip: bool = False) -> Statistics:
+    """Float64 statistics of the features of batches of images, one batch in memory at a time.
 
-    Raises ValueError like :meth:`Extractor.outputs`, and when there are no images.
+    Raises ValueError like :meth:`Extractor.outputs`, and when there are fewer than two images.
     """
-    total: Moments | None = None
-    for batch in batches:
-        part = Moments.of(extractor.features(batch, clip=clip))
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("no images were given, so there are no statistics")
-    return total
+    return statistics_of(extractor.features(batch, clip=clip) for batch in batches)
 
 
-def map_moments(features: np.ndarray) -> Moments:
-    """Moments of mapped features (n, f), a batch at a time, so that no float64 copy of them all is made."""
-    parts = [Moments.of(features[start : start + BATCH]) for start in range(0, len(features), BATCH)]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def _digest(moments: Moments) -> str:
-    return sha256(moments.n.to_bytes(8, "little") + moments.sum.tobytes() + moments.outer.tobytes())
-
-
-def write_moments(path: Path, moments: Moments) -> None:
-    """Store moments as safetensors with their own SHA-256. Raises OSError, in one line when the disk is full."""
-    from safetensors.numpy import save
-
-    arrays = {"sum": moments.sum, "outer": moments.outer}
-    try:
-        write_atomic(path, save(arrays, {"n": str(moments.n), "sha256": _digest(moments)}))
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(path.parent, "reference statistics", CACHE_VARIABLE) from error
-        raise
-
-
-def read_moments(path: Path) -> Moments | None:
-    """Stored moments, None when the file is missing, damaged, or does not match its own hash."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            stated = file.metadata()
-            moments = Moments(int(stated["n"]), file.get_tensor("sum"), file.get_tensor("outer"))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+def _read(path: Path) -> Statistics | None:
+    """Stored statistics, None when the file is missing or is not what was written."""
+    found = tensors.read(path)
+    if found is None:
         return None
-    return moments if _digest(moments) == stated.get("sha256") else None
+    return Statistics(found.tensors["mean"].numpy(), found.tensors["cov"].numpy(), int(found.facts["n"]))
 
 
-def reference_statistics(task: Task, extractor: Extractor, cache: Path | None = None) -> Moments:
-    """Moments of the features of a task's training images, (n, sum, outer) in float64.
+def reference_statistics(task: Task, extractor: Extractor, cache: Path | None = None) -> Statistics:
+    """Mean and covariance of the features of a task's training images, float64.
 
     Args:
         task: an image task with a finite target.
@@ -124,20 +92,34 @@ def reference_statistics(task: Task, extractor: Extractor, cache: Path | None = 
     Raises ValueError for a task without finite images or images that the extractor refuses, OSError when the cache cannot be
     written.
     """
-    path = _cached(task, extractor, cache, ".moments.safetensors")
-    moments = read_moments(path)
-    if moments is None:
-        spilled = _open(_cached(task, extractor, cache, FEATURES))
-        made = stream_moments(image_batches(task.target), extractor) if spilled is None else map_moments(spilled)
-        write_moments(path, moments := made)
-    return moments
+    path = _cached(task, extractor, cache, STATISTICS)
+    found = _read(path)
+    if found is not None:
+        return found
+    spilled = _open(_cached(task, extractor, cache, FEATURES))
+    if spilled is None:
+        made = stream_statistics(image_batches(task.target), extractor)
+    else:
+        made = statistics_of(spilled[start : start + BATCH] for start in range(0, len(spilled), BATCH))
+    with writing(path.parent, "reference statistics"):
+        kept = {"mean": torch.from_numpy(made.mean), "cov": torch.from_numpy(made.cov)}
+        tensors.write(path, kept, {"n": str(made.n)})
+    return made
+
+
+def _sealed(stated: dict[str, Any], path: Path) -> str:
+    """Hash of what is stated about a file of features, its hash and shape included, and of the file's name."""
+    return fingerprint([path.name, {name: value for name, value in stated.items() if name != SEAL}])
 
 
 def _open(path: Path) -> np.ndarray | None:
-    """The mapped features (n, f), None when they are missing or do not match the hash beside them."""
+    """The mapped features (n, f), None when they are missing or are not, byte for byte and in shape, what was written.
+
+    Every byte is read once, here; afterwards the map is trusted for as long as it is open.
+    """
     try:
-        stated = json.loads(path.with_suffix(".json").read_text())
-        if file_sha256(path) != stated["sha256"]:
+        stated = read_json(path.with_suffix(".json"), "record of features")
+        if stated[SEAL] != _sealed(stated, path) or not path.is_file() or file_sha256(path) != stated["sha256"]:
             return None
         return np.memmap(path, np.float32, "r", shape=(stated["n"], stated["features"]))
     except (OSError, ValueError, KeyError, TypeError):
@@ -157,23 +139,23 @@ def spill_features(batches: Iterator[Tensor], extractor: Extractor, path: Path, 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows = width = 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with writing(path.parent, "features"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("wb")
+        with file:
             for batch in batches:
                 features = extractor.features(batch, clip=clip)
                 rows, width = rows + len(features), features.shape[1]
-                file.write(features.tobytes())
-            file.flush()
+                with writing(path.parent, f"{rows} features of width {width}"):
+                    file.write(features.tobytes())
+                    file.flush()
+            if not rows:
+                raise ValueError("no images were given, so there are no features")
             os.fsync(file.fileno())
-        if not rows:
-            raise ValueError("no images were given, so there are no features")
         stated = {"n": rows, "features": width, "sha256": file_sha256(temporary), "extractor": extractor.identity}
-        os.replace(temporary, path)
-        write_json(path.with_suffix(".json"), stated)
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(path.parent, f"{rows} features of width {width}", CACHE_VARIABLE) from error
-        raise
+        with writing(path.parent, "features"):
+            os.replace(temporary, path)
+            write_json(path.with_suffix(".json"), {**stated, SEAL: _sealed(stated, path)})
     finally:
         temporary.unlink(missing_ok=True)
     return np.memmap(path, np.float32, "r", shape=(rows, width))

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmbench.storage.readers import first_line
+
 STORAGES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -93,8 +95,8 @@ def read_archive(path: Path) -> dict[str, Tensor]:
             if len(roots) != 1:
                 raise pickle.UnpicklingError(f"it has {len(roots)} files data.pkl")
             return dict(_tensors(Reader(archive, roots[0]).load()))
-    except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, TypeError, RuntimeError, EOFError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # bytes that are not its own make an unpickler raise nearly anything
+        reason = first_line(error)
         raise ValueError(
             f"{path} is no TorchScript archive of weights ({reason}); delete it and fetch it again"
         ) from error

@@ -1,24 +1,17 @@
-"""What the harness hands to a metric, and how single estimates become intervals."""
+"""What the harness hands to a sample metric."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fmbench.records.result import Estimate
-from fmbench.student import t95
-
 if TYPE_CHECKING:
     from fmbench.tasks.mixture import GaussianMixture
 
-Z95 = 1.959963984540054
-GROUPS = 20
-"""Groups of the delete-a-group jackknife."""
 QUADRATIC = 10_000
 """Most samples of each set that metrics on all pairs look at."""
 T = TypeVar("T")
@@ -105,187 +98,3 @@ class SampleContext(Shared):
             "reference_sha256": self.reference_sha256,
             "reference_n": len(self.reference if self.reference_features is None else self.reference_features),
         }
-
-
-LARGEST = 1e150
-"""Values beyond this overflow when squared and summed."""
-
-
-def _checked(name: str, given: np.ndarray, least: int) -> np.ndarray:
-    if isinstance(given, np.ma.MaskedArray):
-        raise ValueError(f"{name} is a masked array; leave the masked samples out and pass the rest")
-    array = np.asarray(given)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must hold real numbers, got {array.dtype}")
-    array = array.astype(np.float64, copy=False)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"{name} must be an (n, d) array with d of at least 1, got shape {array.shape}")
-    if len(array) < least:
-        raise ValueError(f"{name} needs at least {least} samples, got {len(array)}")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(f"{name} has {int(bad.sum())} NaN or infinite values, the first at row {row}, column {column}")
-    if (largest := max(float(array.max()), -float(array.min()))) > LARGEST:
-        raise ValueError(f"{name} has values up to {largest:.3g}, whose squares overflow; rescale both sets")
-    return array
-
-
-def checked_samples(x: np.ndarray, y: np.ndarray | None = None, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Two finite (n, d) float64 arrays of equal dimension with at least ``least`` rows (y = x when not given).
-
-    Raises ValueError in one line: wrong rank, unequal dimensions, too few rows, masked or not real, NaN or infinite values (how many,
-    where first), values whose squares overflow.
-    """
-    arrays = [_checked("x", x, least), _checked("y", x if y is None else y, least)]
-    if arrays[0].shape[1] != arrays[1].shape[1]:
-        raise ValueError(f"x and y must have the same dimension, got {arrays[0].shape[1]} and {arrays[1].shape[1]}")
-    return arrays[0], arrays[1]
-
-
-def mean_estimate(values: np.ndarray, **details: Any) -> Estimate:
-    """Mean of independent per-sample values with its Student t 95 % interval for their expectation; none from one value.
-
-    Liberal for few and skewed values: squared normals are covered 90 % of the time at n = 20, 93 % at n = 100. Shares of
-    yes and no belong in :func:`proportion_estimate`. Raises ValueError without values.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    n = len(values)
-    if n == 0:
-        raise ValueError("a mean needs at least 1 value, got none")
-    mean = float(values.mean())
-    if not math.isfinite(mean):
-        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {n} values are NaN or infinite, so they have no mean")
-    half = t95(n - 1) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    ci = (mean - half, mean + half) if math.isfinite(half) else None
-    return Estimate(mean, ci, n, details=details)
-
-
-def wilson_interval(share: float, n: float) -> tuple[float, float]:
-    """95 % interval of a probability from a share of ``n`` independent trials (Wilson, JASA 22, 1927), inside [0, 1].
-
-    ``n`` may be an effective number, not whole. Unlike the normal interval it has a width at shares of 0 and 1. Raises
-    ValueError for a share outside [0, 1] or an ``n`` that is not positive.
-    """
-    if not (0 <= share <= 1 and n > 0):
-        raise ValueError(f"share must be in [0, 1] and n positive, got {share} and {n}")
-    weight = Z95**2 / n
-    centre = (share + weight / 2) / (1 + weight)
-    half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-    # The bounds contain the share; the limits only take away round-off.
-    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
-
-
-def effective_trials(share: float, variance: float, freedom: int, most: float) -> float:
-    """Independent trials that would give :func:`wilson_interval` the width that ``variance`` calls for, at most ``most``.
-
-    For shares of trials that depend on each other, whose variance is estimated with ``freedom`` degrees. A share of 0 or
-    1, or no visible variance, leaves ``most``.
-    """
-    if not 0 < share < 1 or variance <= 0:
-        return most
-    return min(most, share * (1 - share) / variance * (Z95 / t95(freedom)) ** 2)
-
-
-def proportion_estimate(hits: np.ndarray, **details: Any) -> Estimate:
-    """Share of independent trials that are hits, (n,) of 0 and 1, with its :func:`wilson_interval`.
-
-    Raises ValueError without trials or for other values.
-    """
-    hits = np.asarray(hits, dtype=np.float64)
-    if len(hits) == 0 or not np.isin(hits, (0.0, 1.0)).all():
-        raise ValueError(f"a proportion needs at least 1 value, all 0 or 1, got {hits[:5].tolist()}")
-    share = float(hits.mean())
-    return Estimate(share, wilson_interval(share, len(hits)), len(hits), details=details)
-
-
-def jackknife_error(partial: np.ndarray) -> float:
-    """Standard error of a statistic from its values with one of G groups left out each: (G,) -> float.
-
-    ``sqrt((G - 1) / G sum_g (s_g - mean)^2)``. For any statistic that does not depend on the order of the groups the
-    expected square is at least the variance at G - 1 groups (Efron & Stein, Ann. Statist. 9, 1981): intervals err on the
-    wide side, by a factor up to sqrt(2) for discrepancies between equal distributions, whose linear part vanishes.
-    """
-    groups = len(partial)
-    return math.sqrt((groups - 1) / groups * float(((partial - partial.mean()) ** 2).sum()))
-
-
-def deletions(n: int, m: int | None = None, groups: int = GROUPS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Masks of what is kept when each group is left out: pairs of (n,) and (m,) booleans; none when groups are too few.
-
-    Groups are interleaved, so that they are exchangeable whatever the order. Leaving a group out of both sets at once
-    covers the randomness of both. Without ``m`` the second mask is empty: the other set is held fixed.
-    """
-    groups = min(groups, (n if m is None else min(n, m)) // 2)
-    other = np.arange(m or 0)
-    everything = np.arange(n)
-    return [(everything % groups != g, other % groups != g) for g in range(groups)] if groups > 1 else []
-
-
-def jackknife_estimate(
-    statistic: Callable[[np.ndarray], float], n: int, groups: int = GROUPS, **details: Any
-) -> Estimate:
-    """Value on all ``n`` samples with a delete-a-group jackknife interval, Student t with groups - 1 degrees.
-
-    ``statistic`` gets the indices of the samples to use. The interval is for the expectation of the statistic at ``n``
-    samples, bias included, and missing for fewer than four samples.
-    """
-    value = float(statistic(np.arange(n)))
-    partial = np.array([statistic(np.flatnonzero(kept)) for kept, _ in deletions(n, groups=groups)])
-    if not len(partial):
-        return Estimate(value, None, n, details=details)
-    half = t95(len(partial) - 1) * jackknife_error(partial)
-    return Estimate(value, (value - half, value + half), n, details=details)
-
-
-def squared_interval(value: float, partial: np.ndarray, offset: float = 0.0) -> tuple[float, float] | None:
-    """95 % jackknife interval of a squared discrepancy, made on the scale of the discrepancy itself.
-
-    A squared distance is skewed and its spread grows with it, so that symmetric intervals lie too low; its root is
-    nearly normal with a constant spread. The interval ``[(r - h)^2 - offset, (r + h)^2 - offset]`` with
-    ``r = sqrt(value + offset)`` needs no bias correction.
-
-    Args:
-        value: the squared discrepancy on all samples.
-        partial: (G,) its values with a group left out (see :func:`deletions`).
-        offset: what makes an unbiased estimate, which may be negative, a squared distance again: its bias correction.
-
-    None from fewer than two groups.
-    """
-    if len(partial) < 2:
-        return None
-    root = math.sqrt(max(value + offset, 0.0))
-    half = t95(len(partial) - 1) * jackknife_error(np.sqrt(np.maximum(partial + offset, 0.0)))
-    return max(root - half, 0.0) ** 2 - offset, (root + half) ** 2 - offset
-
-
-def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """Combine one estimate per evaluation seed: their mean with a Student t interval; a single seed keeps its own interval.
-
-    The interval is for the expectation of the metric at the protocol's number of samples (W2 and the Frechet distance
-    are biased by it). It covers all that differs between seeds and is exact for normal values; 92 to 97 % were measured for
-    W2, SW2, FD, KD and MMD^2 over 3 and 5 seeds of 100 samples, 89 to 95 % for FD, KD and MMD^2 of equal distributions,
-    which are skewed.
-
-    Seeds that agree exactly have no spread to show: the intervals they bring, if all do, are pooled instead, so that a
-    share of 1.0 for every seed keeps a width. When a seed is missing so is the mean, because the seeds that worked are
-    no fair sample. Raises ValueError without estimates.
-    """
-    if not estimates:
-        raise ValueError("combining seeds needs at least one estimate, got none")
-    if len(estimates) == 1:
-        return estimates[0]
-    count, missing = len(estimates), [e for e in estimates if e.value is None]
-    if missing:
-        some = "" if len(missing) == count else f"{len(missing)} of {count} seeds have no value: "
-        return Estimate.missing(f"{some}{missing[0].reason}")
-    values = np.array([e.value for e in estimates], dtype=np.float64)
-    mean = float(values.mean())
-    below = above = t95(count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
-    own = [e.ci for e in estimates if e.ci is not None]
-    if np.ptp(values) == 0:
-        mean, below, above = float(values[0]), 0.0, 0.0
-        if len(own) == count:
-            below, above = (math.sqrt(sum((mean - ci[side]) ** 2 for ci in own)) / count for side in (0, 1))
-    details = {**estimates[0].details, "per_seed": values.tolist()}
-    return Estimate(mean, (mean - below, mean + above), sum(e.n for e in estimates), details=details)

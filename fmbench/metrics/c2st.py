@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, effective_trials, wilson_interval
+from fmbench.metrics.base import SampleContext
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import effective_trials, wilson_interval
+from fmbench.statistics.samples import checked_samples
 
 MOST = 2000
 """Samples of each side that ``measure`` uses."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
+from fmbench.statistics.intervals import mean_estimate
 
 NODES = 32
 
@@ -48,7 +49,7 @@ def pair_losses(velocity: Velocity, x0: Points, x1: Points, nodes: int = NODES) 
 
 def crossing(velocity: Velocity, x0: Points, x1: Points, nodes: int = NODES) -> Estimate:
     """V by Monte Carlo over pairs with its normal 95 % interval; arguments and errors as :func:`pair_losses`."""
-    return mean_estimate(pair_losses(velocity, x0, x1, nodes), nodes=nodes)
+    return mean_estimate(pair_losses(velocity, x0, x1, nodes), NON_NEGATIVE, nodes=nodes)
 
 
 def measure(context: FlowContext) -> Estimate:

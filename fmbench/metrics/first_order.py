@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.paths.path import Schedule, convert, linear_schedule
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
+from fmbench.statistics.intervals import mean_estimate
 
 
 @torch.no_grad()
@@ -57,7 +58,7 @@ def first_orderness(
     velocity: Velocity, x0: Points, steps: int, schedule: Callable[[Tensor], Schedule] = linear_schedule
 ) -> Estimate:
     """Mean of :func:`noise_variance` over trajectories with its 95 % interval; same arguments."""
-    return mean_estimate(noise_variance(velocity, x0, steps, schedule), solver="rk4", steps=steps)
+    return mean_estimate(noise_variance(velocity, x0, steps, schedule), NON_NEGATIVE, solver="rk4", steps=steps)
 
 
 def measure(context: FlowContext) -> Estimate:

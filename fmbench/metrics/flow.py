@@ -23,14 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import Shared, mean_estimate
+from fmbench.metrics.base import Shared
 from fmbench.metrics.probe import Probe
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import cosine_grid, uniform_grid
 from fmbench.solvers.rk4 import RK4
+from fmbench.statistics.intervals import enclosing, mean_estimate
 
 NO_FIELD = "the model has no velocity field"
+NO_COST = "the model has neither a velocity field nor a number of steps of its own to draw samples with, so nothing was transported"
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,9 @@ def reference_solve(velocity: Velocity, x0: Points, steps: int) -> Trajectories:
         start=x0.cpu(),
         stop=z1.cpu(),
         energy=energy.cpu().numpy(),
-        straightness=straightness.cpu().numpy(),
+        straightness=straightness.clamp_min(0).cpu().numpy(),  # below zero is rounding
         coarse_energy=coarse_energy.cpu().numpy(),
-        coarse_straightness=coarse_straightness.cpu().numpy(),
+        coarse_straightness=coarse_straightness.clamp_min(0).cpu().numpy(),
         curvature=curvature.cpu().numpy(),
         coarse_curvature=coarse_curvature.cpu().numpy(),
         cost=cost.cpu().numpy(),
@@ -155,7 +158,7 @@ class FlowContext(Shared):
 
     Attributes:
         trajectories: the reference solve.
-        cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None for real data.
+        cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None where no sample could be drawn.
         w2_squared: W2^2 between source and target and its half-width, None when not known.
         probe: the field itself, None without one.
     """
@@ -175,7 +178,7 @@ class FlowContext(Shared):
 def _mean(context: FlowContext, values: Callable[[Trajectories], np.ndarray]) -> Estimate:
     if context.trajectories is None:
         return Estimate.missing(NO_FIELD)
-    return mean_estimate(values(context.trajectories), **context.details)
+    return mean_estimate(values(context.trajectories), NON_NEGATIVE, **context.details)
 
 
 def _integral(
@@ -186,7 +189,8 @@ def _integral(
     if estimate.ci is None or solve is None:
         return estimate
     error = abs(float((fine(solve) - coarse(solve)).mean()))
-    widened = (max(0.0, estimate.ci[0] - error), estimate.ci[1] + error)
+    assert estimate.value is not None
+    widened = enclosing(estimate.value, estimate.ci[0] - error, estimate.ci[1] + error, NON_NEGATIVE)
     return replace(estimate, ci=widened, details={**estimate.details, "quadrature_error": error})
 
 
@@ -213,22 +217,24 @@ def curvature(context: FlowContext) -> Estimate:
 def transport_cost(context: FlowContext) -> Estimate:
     """E|Z1 - Z0|^2, length^2; W2^2 between source and target stands in the details where it is known."""
     if context.cost is None:
-        return Estimate.missing("real samples are not transported from anywhere")
+        return Estimate.missing(NO_COST)
     known = {"w2_squared": context.w2_squared[0]} if context.w2_squared else {}
-    return mean_estimate(context.cost, **context.details, **known)
+    return mean_estimate(context.cost, NON_NEGATIVE, **context.details, **known)
 
 
 def normalized_path_energy(context: FlowContext) -> Estimate:
     """NPE = |PE - W2^2| / W2^2 (2302.00482), W2^2 that of the task and not of the samples."""
     if context.w2_squared is None:
         return Estimate.missing("W2^2 between source and target is not known for this task")
-    energy = path_energy(context)
-    if energy.value is None or energy.ci is None:
-        return energy
     w2, width = context.w2_squared
-    value = abs(energy.value - w2) / w2
+    if not w2 > 0:
+        return Estimate.missing("source and target of this task are at distance 0, so there is nothing to divide by")
+    energy = path_energy(context)
+    if energy.value is None:
+        return energy
+    value, details = abs(energy.value - w2) / w2, {**energy.details, "w2_squared": w2}
+    if energy.ci is None:
+        return Estimate(value, None, energy.n, details=details)
     # The interval covers the sampling error of PE and the half-width of the W2^2 constant.
     half = ((energy.ci[1] - energy.value) ** 2 + (width * (1 + value)) ** 2) ** 0.5 / w2
-    return Estimate(
-        value, (max(0.0, value - half), value + half), energy.n, details={**energy.details, "w2_squared": w2}
-    )
+    return Estimate(value, enclosing(value, value - half, value + half, NON_NEGATIVE), energy.n, details=details)

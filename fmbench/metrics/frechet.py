@@ -9,76 +9,23 @@ formed, so singular covariances (fewer samples than features) lose no accuracy a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from itertools import repeat
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, deletions, jackknife_estimate, squared_interval
+from fmbench.metrics.base import SampleContext
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import deletions, jackknife_estimate, squared_interval
+from fmbench.statistics.moments import Moments, without_each
+from fmbench.statistics.samples import checked, checked_samples, refuse_vanishing
 
 ROUND_OFF = 1e-8
 """Asymmetry and negative curvature of a covariance that pass for round-off, relative to its largest entry."""
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Sums that determine mean and covariance; they add over disjoint sets of samples and subtract for subsets.
-
-    Sums are not centred: features whose mean is far larger than their spread lose ``log10((mean / std)^2)`` of 16
-    digits, so subtract a common offset from all features first where that matters (the Frechet distance does not
-    change).
-
-    Attributes:
-        n: number of samples.
-        sum: (d,) float64, sum of the samples.
-        outer: (d, d) float64, sum of ``x x^T``.
-    """
-
-    n: int
-    sum: np.ndarray
-    outer: np.ndarray
-
-    @classmethod
-    def of(cls, x: np.ndarray) -> Moments:
-        """Moments of samples, (n, d). Raises ValueError in one line for another rank or values that are not finite."""
-        x, _ = checked_samples(x)
-        return cls(len(x), x.sum(axis=0), x.T @ x)
-
-    @classmethod
-    def about(cls, x: np.ndarray, offset: np.ndarray, rows: int = 1000) -> Moments:
-        """Moments of ``x - offset``, ``rows`` at a time, so that float32 or mapped features are never copied whole to float64."""
-        total = cls.of(x[:rows] - offset)
-        for start in range(rows, len(x), rows):
-            total = total + cls.of(x[start : start + rows] - offset)
-        return total
-
-    def __add__(self, other: Moments) -> Moments:
-        """Moments of the union of two disjoint sets."""
-        return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
-
-    def __sub__(self, other: Moments) -> Moments:
-        """Moments of what is left when a subset is taken away. Raises ValueError when nothing is left."""
-        if other.n >= self.n:
-            raise ValueError(f"cannot take {other.n} samples away from {self.n}; the subset must be smaller")
-        return Moments(self.n - other.n, self.sum - other.sum, self.outer - other.outer)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean, (d,)."""
-        return self.sum / self.n
-
-    @property
-    def cov(self) -> np.ndarray:
-        """Unbiased covariance (ddof 1), (d, d); exactly 0 when it is below what rounding of the sums may leave (equal samples).
-
-        Raises ValueError for fewer than two samples.
-        """
-        if self.n < 2:
-            raise ValueError(f"a covariance needs at least 2 samples, got {self.n}")
-        cov = (self.outer - np.outer(self.sum, self.mean)) / (self.n - 1)
-        if np.abs(cov).max() <= np.finfo(np.float64).eps * np.abs(self.outer).max():
-            return np.zeros_like(cov)
-        return (cov + cov.T) / 2
+EXTREME = (1e-70, 1e70)
+"""Covariances whose largest entry lies outside are scaled before they are multiplied."""
+NO_FEATURES = "needs features: neither the task nor the call names a feature extractor"
 
 
 def covariance_factor(cov: np.ndarray, name: str = "covariance") -> np.ndarray:
@@ -134,15 +81,31 @@ def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: n
         raise ValueError(f"means must be (d,) and covariances (d, d) of one d, got shapes {shapes}")
     if not (np.isfinite(mu1).all() and np.isfinite(mu2).all()):
         raise ValueError("means must be finite, got NaN or infinite entries; check the samples they come from")
+    distance = ((mu1 - mu2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * _cross_term(cov1, cov2)
+    return max(float(distance), 0.0)
+
+
+def _power_of_four(cov: np.ndarray) -> float:
+    """What to divide a covariance by so that products of its entries stay in the range of float64; 1 for ordinary ones."""
+    largest = float(np.abs(cov).max(initial=0.0))
+    extreme = 0 < largest <= EXTREME[0] or EXTREME[1] <= largest < math.inf
+    return 4.0 ** round(math.log(largest, 4)) if extreme else 1.0
+
+
+def _cross_term(cov1: np.ndarray, cov2: np.ndarray) -> float:
+    """``tr (C1 C2)^(1/2)``; what is refused is refused with the name of the covariance."""
+    scales = _power_of_four(cov1), _power_of_four(cov2)
+    cov1, cov2 = cov1 / scales[0], cov2 / scales[1]
     factor, other = covariance_factor(cov1, "cov1"), cov2
     factor2 = covariance_factor(cov2, "cov2")
     if factor2.shape[1] < factor.shape[1]:
         factor, other = factor2, cov1
     inner = factor.T @ other @ factor
+    if not inner.size:
+        return 0.0
     # Clipping is safe: both covariances have been found positive semi-definite, so a negative eigenvalue is round-off.
-    cross = np.sqrt(np.linalg.eigvalsh((inner + inner.T) / 2).clip(min=0.0)).sum() if inner.size else 0.0
-    distance = ((mu1 - mu2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * cross
-    return max(float(distance), 0.0)
+    roots = np.sqrt(np.linalg.eigvalsh((inner + inner.T) / 2).clip(min=0.0))
+    return float(roots.sum()) * math.sqrt(scales[0]) * math.sqrt(scales[1])
 
 
 def between(generated: Moments, reference: Moments) -> float:
@@ -176,10 +139,10 @@ def fid_infinity(
 
     Raises ValueError in one line for fewer than two points or sizes outside [2, n).
     """
-    features, _ = checked_samples(features, least=3)
-    if features.shape[1] != len(reference.sum):
+    features = checked("features", features, least=3)
+    if features.shape[1] != len(reference.mean):
         raise ValueError(
-            f"features have {features.shape[1]} dimensions and the reference {len(reference.sum)}; use one extractor"
+            f"features have {features.shape[1]} dimensions and the reference {len(reference.mean)}; use one extractor"
         )
     n = len(features)
     smallest = max(n // 10, 2) if smallest is None else smallest
@@ -189,12 +152,11 @@ def fid_infinity(
         raise ValueError(f"smallest must be at least 2 and less than the {n} samples given, got {smallest}")
     rng = np.random.default_rng(seed)
     sizes = np.linspace(smallest, n, points).round().astype(int)
-    # A common offset leaves the distance alone and keeps the uncentred sums accurate.
-    offset = reference.mean
-    centred = Moments(reference.n, np.zeros_like(offset), reference.cov * (reference.n - 1))
-    distances = [between(Moments.of(features[rng.permutation(n)[:size]] - offset), centred) for size in sizes]
-    _, intercept = np.polyfit(1.0 / sizes, distances, 1)
-    return float(intercept)
+    distances = np.array([between(Moments.of(features[rng.permutation(n)[:size]]), reference) for size in sizes])
+    largest = float(distances.max())
+    unit = largest if largest > EXTREME[1] else 1.0
+    _, intercept = np.polyfit(1.0 / sizes, distances / unit, 1)
+    return float(intercept) * unit
 
 
 def measure(context: SampleContext) -> Estimate:
@@ -207,29 +169,33 @@ def measure(context: SampleContext) -> Estimate:
     distributions and the reference's randomness agree. With several evaluation seeds theirs replaces it.
     """
     if context.extract is None or context.reference_features is None:
-        return Estimate.missing("needs a feature extractor; the task has none")
+        return Estimate.missing(NO_FEATURES)
     features, real = context.features, context.reference_features
     if min(len(features), len(real)) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {len(real)} real")
-    offset = context.once("offset", lambda: np.asarray(np.mean(real, axis=0, dtype=np.float64)))
-    reference, total = context.once("moments", lambda: Moments.about(real, offset)), Moments.about(features, offset)
+    if features.shape[1] != real.shape[1]:
+        raise ValueError(
+            f"generated samples have {features.shape[1]} features and real ones {real.shape[1]}; use one extractor"
+        )
+    reference, total = context.once("moments", lambda: Moments.of(real)), Moments.of(features)
     value = between(total, reference)
-
-    def without(kept: np.ndarray, kept_real: np.ndarray) -> float:
-        left_real = reference - Moments.about(real[~kept_real], offset) if len(kept_real) else reference
-        return between(total - Moments.about(features[~kept], offset), left_real)
-
+    if value == 0:
+        refuse_vanishing(features, real)
     left = deletions(len(features), len(real) if context.fresh_reference else None) if context.only_seed else []
-    ci = squared_interval(value, np.array([without(*kept) for kept in left]))
+    partial: list[float] = []
+    if left:
+        without = without_each(features, [~kept for kept, _ in left])
+        fresh = without_each(real, [~kept for _, kept in left]) if context.fresh_reference else repeat(reference)
+        partial = [between(one, other) for one, other in zip(without, fresh, strict=False)]
+    ci = squared_interval(value, np.array(partial), bounds=NON_NEGATIVE)
     return Estimate(value, ci, len(features), details=context.details)
 
 
 def measure_infinity(context: SampleContext) -> Estimate:
     """FID_infinity of the features of generated samples, delete-a-group jackknife interval over them."""
     if context.extract is None or context.reference_features is None:
-        return Estimate.missing("needs a feature extractor; the task has none")
+        return Estimate.missing(NO_FEATURES)
     features, real = checked_samples(context.features, context.reference_features, least=3)
-    offset = real.mean(axis=0)
-    features, reference = features - offset, Moments.of(real - offset)
+    reference = Moments.of(real)
     extrapolated = lambda rows: fid_infinity(features[rows], reference, context.seed)  # noqa: E731
     return jackknife_estimate(extrapolated, len(features), **context.details)

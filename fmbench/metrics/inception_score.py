@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
+from fmbench.metrics.base import SampleContext
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import jackknife_estimate
+from fmbench.statistics.samples import checked_samples
 
 
 def mutual_information(logits: np.ndarray) -> float:
@@ -40,22 +42,29 @@ def inception_score(logits: np.ndarray, splits: int = 1) -> float:
     logits, _ = checked_samples(logits)
     if not 1 <= splits <= len(logits):
         raise ValueError(f"splits must be between 1 and the {len(logits)} samples given, got {splits}")
-    return float(np.mean([np.exp(mutual_information(logits[part::splits])) for part in range(splits)]))
+    return float(np.mean([_score(logits[part::splits]) for part in range(splits)]))
+
+
+def _score(logits: np.ndarray) -> float:
+    # Rounding must not take a score of certain and equally many answers above the number of classes.
+    return min(float(np.exp(mutual_information(logits))), float(logits.shape[1]))
 
 
 def inception_score_estimate(logits: np.ndarray) -> Estimate:
-    """Inception score over all samples with a delete-a-group jackknife interval.
+    """Inception score over all samples with a delete-a-group jackknife interval between 1 and the number of classes.
 
     Raises like :func:`inception_score`.
     """
     logits, _ = checked_samples(logits, least=2)
-    return jackknife_estimate(lambda kept: float(np.exp(mutual_information(logits[kept]))), len(logits))
+    return jackknife_estimate(lambda kept: _score(logits[kept]), len(logits), bounds=(1.0, float(logits.shape[1])))
 
 
 def measure(context: SampleContext) -> Estimate:
     """Inception score with the classifier of the task's feature extractor."""
-    logits = None if context.classify is None else context.classify(context.samples)
+    if context.classify is None:
+        return Estimate.missing("needs a classifier: neither the task nor the call names a feature extractor")
+    logits = context.classify(context.samples)
     if logits is None:
-        return Estimate.missing("needs a classifier; the task's feature extractor gives no class logits")
+        return Estimate.missing("needs a classifier: this feature extractor gives no class logits")
     estimate = inception_score_estimate(logits)
     return Estimate(estimate.value, estimate.ci, estimate.n, details={"extractor": context.extractor})

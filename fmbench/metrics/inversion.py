@@ -7,12 +7,13 @@ import math
 import numpy as np
 import torch
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import Solver, uniform_grid
 from fmbench.solvers.rk4 import RK4
+from fmbench.statistics.intervals import enclosing, mean_estimate
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def round_trip_error(velocity: Velocity, x0: Points, steps: int, solver: Solver 
     if mean.ci is None or root == 0:
         return Estimate(root, None, mean.n, details=mean.details)
     half = (mean.ci[1] - mean.value) / (2 * root)
-    return Estimate(root, (max(0.0, root - half), root + half), mean.n, details=mean.details)
+    return Estimate(root, enclosing(root, root - half, root + half, NON_NEGATIVE), mean.n, details=mean.details)
 
 
 def measure(context: FlowContext) -> Estimate:

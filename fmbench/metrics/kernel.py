@@ -12,19 +12,32 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples
+from fmbench.metrics.base import SampleContext
+from fmbench.metrics.frechet import NO_FEATURES
 from fmbench.metrics.mmd import BLOCK, Kernel, mmd_estimate, mmd_squared
 from fmbench.records.result import Estimate
+from fmbench.statistics.samples import checked_samples
 
 
-def polynomial_kernel(degree: int, gamma: float, coef0: float) -> Kernel:
-    """``k(x, y) = (gamma x.y + coef0)^degree``. Raises ValueError for a degree below 1, or gamma or coef0 that is no kernel's."""
+def polynomial_kernel(degree: int, gamma: float, coef0: float, centre: np.ndarray | None = None) -> Kernel:
+    """``k(x, y) = (gamma x.y + coef0)^degree``, or what of it no single point explains.
+
+    With a ``centre`` m, (d,), the kernel is ``k(x, y) - k(x, m) - k(m, y) + k(m, m)``: terms of one point alone cancel in MMD^2, and in
+    floating point they take the digits of it with them where samples lie far from 0 compared with their spread. With
+    ``s = gamma |m|^2 + coef0``, ``p = gamma m.(x - m)``, ``q = gamma m.(y - m)``, ``e = gamma (x - m).(y - m)`` and ``w = s + p + q`` it is
+
+        [(w + e)^n - w^n] + [(s + p + q)^n - (s + p)^n - (s + q)^n + s^n]
+
+    where neither bracket subtracts: the first is e times a sum of products, the second a sum of multiples of ``p^i q^j s^(n - i - j)``.
+
+    Raises ValueError for a degree below 1, or gamma or coef0 that is no kernel's.
+    """
     if degree < 1:
         raise ValueError(f"degree must be a positive integer, got {degree}")
     if not 0 < gamma < math.inf or not 0 <= coef0 < math.inf:
         raise ValueError(f"gamma must be positive and coef0 0 or more, both finite, got {gamma} and {coef0}")
 
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def plain(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         base = x @ y.T
         base *= gamma
         base += coef0
@@ -34,7 +47,37 @@ def polynomial_kernel(degree: int, gamma: float, coef0: float) -> Kernel:
             power *= base
         return power
 
-    return kernel
+    if centre is None:
+        return plain
+    middle = np.asarray(centre, dtype=np.float64)
+    s = gamma * float(middle @ middle) + coef0
+    powers = range(1, degree)
+    multiples = np.array([[_multiple(degree, i, j) * s ** max(degree - i - j, 0) for j in powers] for i in powers])
+
+    def about_centre(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x, y = x - middle, y - middle
+        p, q = gamma * (x @ middle), gamma * (y @ middle)
+        e = gamma * (x @ y.T)
+        if degree == 1:
+            return e
+        w = (s + p)[:, None] + q
+        base, total, power = w + e, w.copy(), w.copy()
+        total += base
+        for _ in range(degree - 2):
+            # sum_j (w + e)^(n - 1 - j) w^j, one degree at a time.
+            power *= w
+            total *= base
+            total += power
+        total *= e
+        total += np.stack([p**i for i in powers], axis=1) @ multiples @ np.stack([q**j for j in powers])
+        return total
+
+    return about_centre
+
+
+def _multiple(n: int, i: int, j: int) -> int:
+    """Coefficient of ``p^i q^j s^(n - i - j)`` in ``(s + p + q)^n``, 0 where there is no such term."""
+    return math.comb(n, i) * math.comb(n - i, j) if i + j <= n else 0
 
 
 def kernel_distance(
@@ -52,7 +95,9 @@ def kernel_distance(
     1, gamma that is not positive, coef0 that is negative.
     """
     x, y = checked_samples(x, y, least=2)
-    return mmd_squared(x, y, polynomial_kernel(degree, 1 / x.shape[1] if gamma is None else gamma, coef0), block)
+    kernel = polynomial_kernel(degree, 1 / x.shape[1] if gamma is None else gamma, coef0, y.mean(axis=0))
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused below the sums
+        return mmd_squared(x, y, kernel, block)
 
 
 def measure(context: SampleContext) -> Estimate:
@@ -63,8 +108,9 @@ def measure(context: SampleContext) -> Estimate:
     with a fixed reference in d = 2 and 6.
     """
     if context.extract is None or context.reference_features is None:
-        return Estimate.missing("needs a feature extractor; the task has none")
+        return Estimate.missing(NO_FEATURES)
     x, y = checked_samples(*context.quadratic, least=2)
-    kernel = polynomial_kernel(3, 1 / x.shape[1], 1.0)
+    kernel = polynomial_kernel(3, 1 / x.shape[1], 1.0, y.mean(axis=0))
     fresh = context.fresh_reference and context.only_seed
-    return mmd_estimate(x, y, kernel, fresh_reference=fresh, **context.details)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return mmd_estimate(x, y, kernel, fresh_reference=fresh, **context.details)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence
 from fmbench.noise import generator as seeded
@@ -24,6 +24,7 @@ from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Times, Velocity
 from fmbench.solvers.base import cosine_grid
 from fmbench.solvers.rk4 import RK4
+from fmbench.statistics.intervals import mean_estimate
 from fmbench.tasks.base import LogDensity, StandardNormal
 
 NO_DENSITY = "the flow ends in points, or in spikes too narrow to be resolved: there is no density to speak of"
@@ -151,7 +152,7 @@ def bits_per_dimension(nll_nats: np.ndarray, dim: int, levels: int, lo: float, h
     return np.asarray(nll_nats, dtype=np.float64) / (dim * math.log(2)) - math.log2((hi - lo) / levels)
 
 
-def nll_estimate(log_densities: np.ndarray, **details: object) -> Estimate:
+def nll_estimate(log_densities: np.ndarray, **details: Any) -> Estimate:
     """Mean negative log-likelihood in nats with its 95 % interval over samples, from :func:`log_likelihood`."""
     return mean_estimate(-np.asarray(log_densities, dtype=np.float64), **details)
 

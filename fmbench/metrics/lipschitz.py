@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.jacobian import jacobian_product, transposed_product
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.noise import generator as seeded
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Times, Velocity, like, squared_norm
+from fmbench.statistics.intervals import mean_estimate
 
 STREAM = 0x11B5
 """Key of the random starting vectors of :func:`measure`."""
@@ -86,7 +87,9 @@ def local_lipschitz(
 def lipschitz(velocity: Velocity, x0: Points, steps: int, generator: torch.Generator, iterations: int = 10) -> Estimate:
     """Mean over trajectories of :func:`local_lipschitz` with its 95 % interval; the maximum over all of them stands in the details."""
     values = local_lipschitz(velocity, x0, steps, generator, iterations)
-    return mean_estimate(values, max=float(values.max()), solver="rk4", steps=steps, iterations=iterations)
+    return mean_estimate(
+        values, NON_NEGATIVE, max=float(values.max()), solver="rk4", steps=steps, iterations=iterations
+    )
 
 
 def measure(context: FlowContext) -> Estimate:

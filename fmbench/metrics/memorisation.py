@@ -11,22 +11,26 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import QUADRATIC, Z95, SampleContext, checked_samples, proportion_estimate
-from fmbench.metrics.neighbours import nearest
+from fmbench.metrics.base import QUADRATIC, SampleContext
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import Z95, proportion_estimate
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.distances import nearest, tie_width
 
 
 def authentic(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Whether every generated sample is authentic (Alaa et al., arXiv:2102.08921), (n,) of 0 and 1.
 
     It is when it lies farther from its nearest training point than that point lies from the nearest *other* training
-    point. AuthPct is 100 times the mean. Copies score 0; fresh samples of the true distribution score the probability
+    point; as far is not farther. AuthPct is 100 times the mean. Copies score 0; fresh samples of the true distribution score the probability
     that two nearest neighbours are not mutual: 0.33 in one dimension, 0.38 in two, rising to 0.5 in many.
     Raises ValueError in one line for wrong shapes, values that are not finite, or fewer than two training points.
     """
-    generated, train = _centred(generated, train)
+    generated, train = _with_neighbours(generated, train)
     found = nearest(generated, train)
-    return (found.squared[:, 0] > nearest(train).squared[found.index[:, 0], 0]).astype(np.float64)
+    points = found.index[:, 0]
+    own = nearest(train).squared[points, 0]
+    return (found.squared[:, 0] > own + tie_width(own, train[points])).astype(np.float64)
 
 
 def authenticity(generated: np.ndarray, train: np.ndarray) -> float:
@@ -67,7 +71,8 @@ def ct_score(
     heldout, train = checked_samples(heldout, train, least=2)
     if not 1 <= cells <= len(train):
         raise ValueError(f"cells must be between 1 and the {len(train)} training points, got {cells}")
-    pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
+    with np.errstate(invalid="ignore"):  # equal training points have no variance to give shares of
+        pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
     train, generated, heldout = (pca.transform(a) for a in (train, generated, heldout))
     clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
     distances = [nearest(a, train).squared[:, 0] for a in (generated, heldout)]
@@ -96,7 +101,7 @@ def _mann_whitney_z(q: np.ndarray, p: np.ndarray) -> float:
 def exact_copies(generated: np.ndarray, train: np.ndarray) -> float:
     """Fraction of generated samples that equal a training sample in every bit of every value (0 and -0 are equal).
 
-    Raises ValueError like :func:`~fmbench.metrics.base.checked_samples`.
+    Raises ValueError like :func:`~fmbench.statistics.samples.checked_samples`.
     """
     generated, train = checked_samples(generated, train)
     known = {row.tobytes() for row in train + 0.0}
@@ -117,17 +122,16 @@ def copied(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) -> np
     """
     if not 0 < ratio < 1:
         raise ValueError(f"ratio must be between 0 and 1, got {ratio}")
-    generated, train = _centred(generated, train)
+    generated, train = _with_neighbours(generated, train)
     squared = nearest(generated, train, k=2).squared
     return (squared[:, 0] < ratio**2 * squared[:, 1]).astype(np.float64)
 
 
-def _centred(generated: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_neighbours(generated: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     generated, train = checked_samples(generated, train)
     if len(train) < 2:
         raise ValueError(f"train needs at least 2 samples to have neighbours, got {len(train)}")
-    offset = train.mean(axis=0)
-    return generated - offset, train - offset
+    return generated, train
 
 
 def measure(context: SampleContext) -> Estimate:

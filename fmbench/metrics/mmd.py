@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import GROUPS, SampleContext, checked_samples, deletions, squared_interval
-from fmbench.metrics.neighbours import squared_distances
+from fmbench.metrics.base import SampleContext
+from fmbench.records.ranges import KERNEL, UNBOUNDED, Range
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import GROUPS, deletions, squared_interval
+from fmbench.statistics.samples import checked_samples, magnitude
+from fmbench.transport.distances import squared_distances
 
 BLOCK = 2048
 """Rows and columns of a kernel block: 32 MiB of float64 however many samples there are."""
@@ -66,7 +69,16 @@ def mmd_squared(x: np.ndarray, y: np.ndarray, kernel: Kernel, block: int = BLOCK
     within = self_row_sums(x, kernel, block).sum() / (n * (n - 1)) + self_row_sums(y, kernel, block).sum() / (
         m * (m - 1)
     )
-    return float(within - 2 * row_sums(x, y, kernel, block).sum() / (n * m))
+    return _finite(float(within - 2 * row_sums(x, y, kernel, block).sum() / (n * m)), x, y)
+
+
+def _finite(value: float, x: np.ndarray, y: np.ndarray) -> float:
+    """The value itself. Raises ValueError when values of the kernel have overflowed."""
+    if not np.isfinite(value):
+        raise ValueError(
+            f"kernel values overflow for samples up to {max(magnitude(x), magnitude(y)):.3g}; rescale both sets"
+        )
+    return value
 
 
 def bias_correction(x: np.ndarray, within: float, kernel: Kernel, block: int = BLOCK) -> float:
@@ -124,6 +136,7 @@ def mmd_estimate(
     block: int = BLOCK,
     groups: int = GROUPS,
     fresh_reference: bool = False,
+    bounds: Range = UNBOUNDED,
     **details: Any,
 ) -> Estimate:
     """:func:`mmd_squared` with a delete-a-group jackknife interval for its expectation, the true squared MMD.
@@ -132,6 +145,7 @@ def mmd_estimate(
     is made on the root of the biased estimate, which is a distance, and its bias is taken away from both ends; ends can
     be negative like the value. With a fixed ``y`` it is about the expectation given ``y``. Measured with the Gaussian
     kernel, d = 2 and 6, n = 100: 94 to 97 %; conservative, 99.7 %, with a fresh reference of the same distribution.
+    ``bounds`` are the range of MMD^2 with this kernel.
 
     Raises ValueError like :func:`mmd_squared`.
     """
@@ -140,12 +154,12 @@ def mmd_estimate(
     columns = row_sums(y, x, kernel, block) if fresh_reference else np.zeros(len(y))
     sums = _Sums(x, y, within_x, within_y, row_sums(x, y, kernel, block), columns, kernel, block)
     all_x, all_y = np.ones(len(x), dtype=bool), np.ones(len(y), dtype=bool)
-    value = sums.mmd_squared(all_x, all_y)
+    value = _finite(sums.mmd_squared(all_x, all_y), x, y)
     left = deletions(len(x), len(y) if fresh_reference else None, groups)
     partial = np.array([sums.mmd_squared(a, b if fresh_reference else all_y) for a, b in left])
     means = (sums.mean_within(x, within_x, all_x), sums.mean_within(y, within_y, all_y))
     offset = sum(bias_correction(a, mean, kernel, block) for a, mean in zip((x, y), means, strict=True))
-    return Estimate(value, squared_interval(value, partial, offset), len(x), details=details)
+    return Estimate(value, squared_interval(value, partial, offset, bounds), len(x), details=details)
 
 
 def gaussian_kernel(bandwidth: float) -> Kernel:
@@ -154,13 +168,13 @@ def gaussian_kernel(bandwidth: float) -> Kernel:
     Raises ValueError for a bandwidth that is not positive and finite.
     """
     if not 0 < bandwidth < np.inf:
-        raise ValueError(
-            f"bandwidth must be positive and finite, got {bandwidth}; constant samples have no median distance"
-        )
+        raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
+    factor = -0.5 / max(bandwidth**2, np.finfo(np.float64).tiny)
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         exponent = squared_distances(x, y)
-        exponent *= -0.5 / bandwidth**2
+        with np.errstate(over="ignore"):  # points too many bandwidths apart have a kernel of 0
+            exponent *= factor
         return np.exp(exponent, out=exponent)
 
     return kernel
@@ -171,32 +185,35 @@ def median_bandwidth(x: np.ndarray, y: np.ndarray | None = None, most: int = 100
     units.
 
     At most ``most`` points of each side, evenly spaced in their order, are used. Take it from real data alone when
-    models are to be compared: a bandwidth that depends on the model changes the metric with it. Raises ValueError in
-    one line for fewer than two samples, unequal dimensions, or values that are not finite.
+    models are to be compared: a bandwidth that depends on the model changes the metric with it. 0 when half of the pairs are equal.
+    Raises ValueError in one line for fewer than two samples, unequal dimensions, or values that are not finite.
     """
     first, second = checked_samples(x, y, least=2)
     sides = (first,) if y is None else (first, second)
     pooled = np.concatenate([a[np.linspace(0, len(a) - 1, min(most, len(a))).astype(int)] for a in sides])
-    pooled = pooled - pooled.mean(axis=0)
     upper = np.triu_indices(len(pooled), k=1)
     return float(np.sqrt(np.median(squared_distances(pooled, pooled)[upper])))
 
 
-def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets without the mean of ``y``: a Gaussian kernel does not see it, and far from 0 distances would lose their digits."""
-    x, y = checked_samples(x, y, least=2)
-    offset = y.mean(axis=0)
-    return x - offset, y - offset
+def reference_bandwidth(y: np.ndarray) -> float:
+    """:func:`median_bandwidth` of real samples (m, d). Raises ValueError in one line where they are too alike to have one."""
+    bandwidth = median_bandwidth(y)
+    if not bandwidth > 0:
+        raise ValueError(
+            f"at least half of the pairs of the {len(y)} reference samples are equal, so their median distance is 0 and the Gaussian "
+            "kernel has no bandwidth; compare with a reference that varies"
+        )
+    return bandwidth
 
 
 def gaussian_mmd_squared(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None, block: int = BLOCK) -> float:
     """Unbiased squared MMD with the Gaussian kernel; ``bandwidth`` by the median heuristic on ``y`` (the real samples)
     when not given.
 
-    Raises ValueError in one line like :func:`mmd_squared` and for a bandwidth that is not positive.
+    Raises ValueError in one line like :func:`mmd_squared`, for a bandwidth that is not positive and for real samples without one.
     """
-    x, y = _centred(x, y)
-    return mmd_squared(x, y, gaussian_kernel(median_bandwidth(y) if bandwidth is None else bandwidth), block)
+    x, y = checked_samples(x, y, least=2)
+    return mmd_squared(x, y, gaussian_kernel(reference_bandwidth(y) if bandwidth is None else bandwidth), block)
 
 
 def measure(context: SampleContext) -> Estimate:
@@ -204,10 +221,10 @@ def measure(context: SampleContext) -> Estimate:
     alone. Interval as in :func:`mmd_estimate`; the bandwidth is held fixed in it.
     """
     if context.extract is None or context.reference_features is None:
-        x, y = _centred(context.samples, context.reference)
+        x, y = checked_samples(context.samples, context.reference, least=2)
     else:
-        x, y = _centred(context.features, context.reference_features)
-    bandwidth = median_bandwidth(y)
+        x, y = checked_samples(context.features, context.reference_features, least=2)
+    bandwidth = reference_bandwidth(y)
     details = {**context.details, "bandwidth": bandwidth}
     fresh = context.fresh_reference and context.only_seed
-    return mmd_estimate(x, y, gaussian_kernel(bandwidth), fresh_reference=fresh, **details)
+    return mmd_estimate(x, y, gaussian_kernel(bandwidth), fresh_reference=fresh, bounds=KERNEL, **details)

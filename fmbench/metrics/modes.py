@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, jackknife_estimate
+from fmbench.metrics.base import SampleContext
+from fmbench.records.ranges import UNIT
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import jackknife_estimate
+from fmbench.statistics.samples import checked_samples
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,17 @@ def modes(
     good = squared[np.arange(len(x)), component] <= chi2.ppf(level, x.shape[1])
     inside = np.bincount(component[good], minlength=len(means)) / len(x)
     observed, covered = posterior.mean(axis=0), inside >= share * level * weight
-    error = float(np.abs(observed - weight).sum() / 2)
+    error = min(float(np.abs(observed - weight).sum() / 2), 1.0)  # of rounding
     return Modes(observed, inside, covered, float(covered.mean()), error, float(good.mean()))
 
 
 def _measure(context: SampleContext, quantity: str) -> Estimate:
     if (target := context.mixture) is None:
-        return Estimate.missing("the target is no Gaussian mixture with separate components")
+        return Estimate.missing("the target is not known to be a Gaussian mixture with separate components")
     frame = None if target.frame is None else target.frame.numpy()
     known = (target.means.numpy(), target.stds.numpy(), target.weights.numpy(), frame)
     share = lambda rows: getattr(modes(context.samples[rows], *known), quantity)  # noqa: E731
-    estimate = jackknife_estimate(share, len(context.samples))
-    # Both are shares, which an interval must not leave.
-    return replace(estimate, ci=estimate.ci and (max(0.0, estimate.ci[0]), min(1.0, estimate.ci[1])))
+    return jackknife_estimate(share, len(context.samples), bounds=UNIT)
 
 
 def measure_coverage(context: SampleContext) -> Estimate:

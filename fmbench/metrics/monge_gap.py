@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmbench.metrics.base import checked_samples, over_seeds
-from fmbench.metrics.entropic import sinkhorn_divergence
 from fmbench.metrics.flow import NO_FIELD, FlowContext
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.wasserstein import wasserstein2
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import over_seeds
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.entropic import sinkhorn_divergence
+from fmbench.transport.exact import wasserstein2
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 GROUPS = 4
 LARGEST_GROUP = 1024
@@ -63,5 +65,5 @@ def measure(context: FlowContext) -> Estimate:
     start, stop = (x.flatten(1).double().numpy() for x in (solve.start, solve.stop))
     rows = [slice(k * size, (k + 1) * size) for k in range(GROUPS)]
     gaps = [Estimate(monge_gap(start[r], stop[r]), None, size, details=context.details) for r in rows]
-    joint = over_seeds(gaps)
+    joint = over_seeds(gaps, NON_NEGATIVE)
     return Estimate(joint.value, joint.ci, joint.n, details={**context.details, "group": size, "plan": "exact"})

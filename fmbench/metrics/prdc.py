@@ -18,23 +18,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fmbench.metrics.base import (
+from fmbench.metrics.base import SampleContext
+from fmbench.records.ranges import NON_NEGATIVE
+from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import (
     GROUPS,
-    SampleContext,
-    checked_samples,
     effective_trials,
     jackknife_error,
     mean_estimate,
     proportion_estimate,
     wilson_interval,
 )
-from fmbench.metrics.neighbours import BLOCK, nearest, squared_distances
-from fmbench.records.result import Estimate
-
-TIE = 1e-12
-"""Squared distances that differ by less than this times the largest squared norm are ties: round-off cannot tell them
-apart.
-"""
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.distances import BLOCK, nearest, squared_distances, tie_width
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,17 @@ class Manifolds:
         return float(self.covered.mean())
 
 
+def _reach(radius: np.ndarray, centres: np.ndarray, closed: bool = False) -> np.ndarray:
+    """Largest squared distance, (n,), that a point inside a ball may have: of squared ``radius`` (n,) around ``centres`` (n, d).
+
+    Points at the radius itself, up to what rounding of the two points can tell, are inside closed balls only; an open ball of radius 0
+    is empty (-1).
+    """
+    width = tie_width(radius, centres)
+    # Open balls leave out the largest value below; for any comparison below it is then "at most", as for closed ones.
+    return radius + width if closed else np.where(radius > 0, np.nextafter(radius - width, -1.0), -1.0)
+
+
 def prdc(generated: np.ndarray, real: np.ndarray, k: int = 5, closed: bool = False, block: int = BLOCK) -> Manifolds:
     """Precision, recall, density and coverage of (n, d) generated against (m, d) real samples.
 
@@ -91,23 +98,20 @@ def prdc(generated: np.ndarray, real: np.ndarray, k: int = 5, closed: bool = Fal
     if not 1 <= k < min(len(generated), len(real)):
         least = min(len(generated), len(real))
         raise ValueError(
-            f"k must be at least 1 and less than {least}, the number of samples on the smaller side, got {k}"
+            f"k must be at least 1 and less than {least}, the number of samples on the smaller side, got {k}; take "
+            "more samples or fewer neighbours"
         )
-    offset = real.mean(axis=0)
-    generated, real = generated - offset, real - offset
-    largest = max(float((a**2).sum(axis=1).max()) for a in (generated, real))
-    slack = TIE * largest if closed else -TIE * largest
-    real_radius = nearest(real, k=k).squared[:, -1] + slack
-    generated_radius = nearest(generated, k=k).squared[:, -1] + slack
+    real_reach = _reach(nearest(real, k=k).squared[:, -1], real, closed)
+    generated_reach = _reach(nearest(generated, k=k).squared[:, -1], generated, closed)
     real_balls = np.empty(len(generated))
     inside_generated, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
     for start in range(0, len(generated), block):
         rows = slice(start, start + block)
         distances = squared_distances(generated[rows], real)
-        in_real = distances < real_radius
+        in_real = distances <= real_reach
         real_balls[rows] = in_real.sum(axis=1) / k
         covered |= in_real.any(axis=0)
-        inside_generated |= (distances < generated_radius[rows, None]).any(axis=0)
+        inside_generated |= (distances <= generated_reach[rows, None]).any(axis=0)
     return Manifolds(real_balls > 0, real_balls, inside_generated, covered)
 
 
@@ -125,24 +129,22 @@ def recall_without_groups(generated: np.ndarray, real: np.ndarray, k: int, group
         candidates[g][labels != g, :count] = nearest(generated[labels != g], inside, k=count).squared
         if (own := min(k, len(inside) - 1)) > 0:
             candidates[g][labels == g, :own] = nearest(inside, k=own).squared
-    slack = TIE * max(float((a**2).sum(axis=1).max()) for a in (generated, real))
     others = (np.concatenate(np.delete(candidates, g, axis=0), axis=1) for g in range(groups))
-    radius = np.stack([np.partition(other, k - 1, axis=1)[:, k - 1] - slack for other in others])
-    radius[labels, np.arange(len(generated))] = -np.inf
+    reach = np.stack([_reach(np.partition(other, k - 1, axis=1)[:, k - 1], generated) for other in others])
+    reach[labels, np.arange(len(generated))] = -np.inf
     hit = np.zeros((groups, len(real)), dtype=bool)
     for start in range(0, len(generated), BLOCK):
         rows = slice(start, start + BLOCK)
         distances = squared_distances(generated[rows], real)
         for g in range(groups):
-            hit[g] |= (distances < radius[g, rows, None]).any(axis=0)
+            hit[g] |= (distances <= reach[g, rows, None]).any(axis=0)
     return hit.mean(axis=1)
 
 
 def coverage_without_groups(generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS) -> np.ndarray:
     """Coverage with each interleaved group of generated samples left out, (G,); the real balls stay as they are."""
-    slack = TIE * max(float((a**2).sum(axis=1).max()) for a in (generated, real))
-    radius = nearest(real, k=k).squared[:, -1] - slack
-    found = [(squared_distances(generated[g::groups], real) < radius).sum(axis=0) for g in range(groups)]
+    reach = _reach(nearest(real, k=k).squared[:, -1], real)
+    found = [(squared_distances(generated[g::groups], real) <= reach).sum(axis=0) for g in range(groups)]
     return (np.sum(found, axis=0) - np.stack(found) > 0).mean(axis=1)
 
 
@@ -161,8 +163,7 @@ def _ball_share(
     share, trials = float(hits.mean()), float(len(real))
     groups = min(GROUPS, len(generated) // 2)
     if jackknife and groups > 1 and len(generated) - -(-len(generated) // groups) > k:
-        offset = real.mean(axis=0)
-        partial = WITHOUT_GROUPS[quantity](generated - offset, real - offset, k, groups)
+        partial = WITHOUT_GROUPS[quantity](*checked_samples(generated, real), k, groups)
         trials = effective_trials(share, jackknife_error(partial) ** 2, groups - 1, trials)
     return Estimate(share, wilson_interval(share, trials), len(real))
 
@@ -174,7 +175,8 @@ def _measure(context: SampleContext, quantity: str, k: int = 5) -> Estimate:
         estimate = _ball_share(found, generated, real, quantity, k, context.only_seed)
     else:
         values = getattr(found, quantity)
-        estimate = (proportion_estimate if quantity == "inside_real" else mean_estimate)(values)
+        share = quantity == "inside_real"
+        estimate = proportion_estimate(values) if share else mean_estimate(values, NON_NEGATIVE)
     return replace(estimate, details={"k": k, **context.details})
 
 

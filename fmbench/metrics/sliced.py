@@ -1,14 +1,4 @@
-"""Sliced 2-Wasserstein distance, with control variates.
-
-``SW2(x, y)^2`` is the mean over directions ``theta``, uniform on the sphere, of ``W(theta)``, the squared 1-D
-Wasserstein distance between the projections ``theta . x`` and ``theta . y``. In one dimension optimal transport matches
-quantiles, so ``W(theta)`` is exact for any two sizes. The mean over directions is a Monte Carlo sum; a control variate
-``h(theta)`` with known mean ``B`` reduces its variance (Nguyen and Ho, 2305.00402). With ``dm`` the difference of the
-sample means and ``E[theta theta^T] = I / d``:
-
-    lower: h = (theta . dm)^2                                      B = |dm|^2 / d
-    upper: h = (theta . dm)^2 + var_x(theta) + var_y(theta)        B = (|dm|^2 + tr S_x + tr S_y) / d
-"""
+"""The sliced 2-Wasserstein distance of samples to the reference, with its jackknife."""
 
 from __future__ import annotations
 
@@ -17,107 +7,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, checked_samples, deletions, squared_interval
+from fmbench.metrics.base import SampleContext
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import deletions, enclosing, squared_interval
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.sliced import (
+    PROJECTION_SEED,
+    PROJECTIONS,
+    centred,
+    directions,
+    quantile_cost,
+    sliced_wasserstein2,
+)
 
-PROJECTIONS = 512
 JACKKNIFE_PROJECTIONS = 128
-PROJECTION_SEED = 20_230_504
-"""Default directions are drawn from this seed: the same for every entry and seed, so that comparisons are paired."""
-CONTROLS = ("none", "lower", "upper")
-# Directions are handled in blocks of about this many projected values (64 MB each) to bound the memory at large n.
-BLOCK_VALUES = 8_000_000
-# A control of smaller relative variance is constant up to rounding, and a slope on rounding is meaningless.
-ROUNDING = 1e-24
-
-
-def directions(dim: int, projections: int, generator: np.random.Generator | None = None) -> np.ndarray:
-    """Directions uniform on the unit sphere, (projections, dim); from :data:`PROJECTION_SEED` without a generator.
-
-    Raises ValueError when ``projections`` is not positive.
-    """
-    if projections < 1:
-        raise ValueError(f"projections must be at least 1, got {projections}")
-    generator = np.random.default_rng(PROJECTION_SEED) if generator is None else generator
-    theta = generator.standard_normal((projections, dim))
-    return theta / np.linalg.norm(theta, axis=1, keepdims=True)
-
-
-def quantile_cost(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared 1-D W2 between rows: *sorted* (L, n) and (L, m) values -> (L,).
-
-    ``int_0^1 (F_a^-1(u) - F_b^-1(u))^2 du``. Both quantile functions are steps, cut at multiples of 1/n and 1/m: the
-    integral is a finite sum over the merged cuts, kept as integers in units of 1/(n m) and therefore exact.
-    """
-    n, m = a.shape[1], b.shape[1]
-    if n == m:
-        return ((a - b) ** 2).mean(axis=1)
-    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
-    widths = np.diff(ends, prepend=0) / (n * m)
-    gap = a[:, (ends - 1) // m] - b[:, (ends - 1) // n]
-    return (gap * gap) @ widths
-
-
-def projected_costs(x: np.ndarray, y: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """``W(theta)`` of (n, d) and (m, d) points for every direction: (L, d) -> (L,), in squared units of the samples."""
-    rows = max(1, BLOCK_VALUES // (len(x) + len(y)))
-    blocks = (theta[start : start + rows] for start in range(0, len(theta), rows))
-    return np.concatenate([quantile_cost(np.sort(t @ x.T, axis=1), np.sort(t @ y.T, axis=1)) for t in blocks])
-
-
-def controlled_mean(values: np.ndarray, control: np.ndarray, expected: float) -> float:
-    """Mean of ``values`` minus ``alpha`` times how far the control's sample mean is from its ``expected`` value.
-
-    ``alpha`` is the regression slope with both variables centred at their sample means. (2305.00402 centres at the
-    expectation instead, which is not exact for a pure translation.) A constant control changes nothing.
-    """
-    centred = control - control.mean()
-    spread = float(centred @ centred)
-    varies = spread > ROUNDING * float(control @ control)
-    alpha = float(centred @ values) / spread if varies else 0.0
-    return float(values.mean()) - alpha * (float(control.mean()) - expected)
-
-
-def _control(x: np.ndarray, y: np.ndarray, theta: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-    """Control variate per direction, (L,), and its expectation over the sphere."""
-    shift = x.mean(axis=0) - y.mean(axis=0)
-    control = (theta @ shift) ** 2
-    expected = float(shift @ shift)
-    if kind == "upper":
-        for points in (x, y):
-            centred = points - points.mean(axis=0)
-            covariance = centred.T @ centred / len(points)
-            control += ((theta @ covariance) * theta).sum(axis=1)
-            expected += float(np.trace(covariance))
-    return control, expected / x.shape[1]
-
-
-def sliced_wasserstein2(
-    x: np.ndarray,
-    y: np.ndarray,
-    projections: int = PROJECTIONS,
-    generator: np.random.Generator | None = None,
-    control: str = "none",
-) -> float:
-    """Sliced W2 (root of the mean squared 1-D distance, in the unit of the samples) between (n, d) and (m, d) points.
-
-    Args:
-        x, y: finite (n, d) and (m, d) arrays; n and m may differ.
-        projections: number of random directions.
-        generator: draws the directions; a fixed seed, equal for all calls, when not given.
-        control: ``none`` (plain Monte Carlo), ``lower`` or ``upper`` (the control variates of the module). The lower
-            one removes the variance of a shift of the mean, the upper one also helps when covariances differ. The
-            controlled mean may fall slightly below zero when both sets nearly agree, and is then taken as zero.
-
-    Raises ValueError for unusable samples, fewer than one projection or an unknown control.
-    """
-    x, y = checked_samples(x, y)
-    if control not in CONTROLS:
-        raise ValueError(f"control must be one of {', '.join(CONTROLS)}, got {control!r}")
-    theta = directions(x.shape[1], projections, generator)
-    costs = projected_costs(x, y, theta)
-    mean = float(costs.mean()) if control == "none" else controlled_mean(costs, *_control(x, y, theta, control))
-    return math.sqrt(max(mean, 0.0))
 
 
 def _sorted_rows(points: np.ndarray, theta: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -130,13 +34,14 @@ def _sorted_rows(points: np.ndarray, theta: np.ndarray) -> Callable[[np.ndarray]
 
 def _interval(x: np.ndarray, y: np.ndarray, value: float, fresh_reference: bool) -> tuple[float, float] | None:
     """95 % delete-a-group jackknife interval around ``value``, its width from at most 128 projections."""
+    x, y = centred(x, y)
     theta = directions(x.shape[1], JACKKNIFE_PROJECTIONS)
     rows, reference_rows = _sorted_rows(x, theta), _sorted_rows(y, theta)
     all_y = np.ones(len(y), dtype=bool)
     left = deletions(len(x), len(y) if fresh_reference else None)
     costs = [quantile_cost(rows(a), reference_rows(b if fresh_reference else all_y)).mean() for a, b in left]
-    squared = squared_interval(value**2, np.array(costs))
-    return None if squared is None else (math.sqrt(squared[0]), math.sqrt(squared[1]))
+    squared = squared_interval(value**2, np.array(costs), bounds=NON_NEGATIVE)
+    return None if squared is None else enclosing(value, math.sqrt(squared[0]), math.sqrt(squared[1]), NON_NEGATIVE)
 
 
 def measure(context: SampleContext) -> Estimate:

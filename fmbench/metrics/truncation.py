@@ -6,29 +6,38 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext, mean_estimate
+from fmbench.metrics.base import SampleContext
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import enclosing, mean_estimate
+from fmbench.statistics.samples import checked_samples
+
+NO_ENDPOINTS = (
+    "there is no reference solution from the same noise: it takes a velocity field, a reference solve that stays finite, and a sampler "
+    "without guidance"
+)
 
 
 def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:
     """``sqrt(E|Z1^N - Z1^ref|^2 / D)`` over pairs started from the same noise, both (n, d); 95 % interval by the delta method.
 
-    Raises ValueError when the shapes differ.
+    Raises ValueError when the shapes differ or for unusable samples.
     """
     if samples.shape != endpoints.shape:
         raise ValueError(f"truncation gap needs pairs, got shapes {samples.shape} and {endpoints.shape}")
+    samples, endpoints = checked_samples(samples, endpoints)
     mean = mean_estimate(((samples - endpoints) ** 2).mean(axis=1))
     assert mean.value is not None
     root = math.sqrt(mean.value)
     if mean.ci is None or root == 0:
         return Estimate(root, None, mean.n)
     half = (mean.ci[1] - mean.value) / (2 * root)
-    return Estimate(root, (max(0.0, root - half), root + half), mean.n)
+    return Estimate(root, enclosing(root, root - half, root + half, NON_NEGATIVE), mean.n)
 
 
 def measure(context: SampleContext) -> Estimate:
     """Against the reference solve of the same noise; null without one."""
     if context.endpoints is None:
-        return Estimate.missing("no reference solution: the model has no velocity field, or this sampler is guided")
+        return Estimate.missing(NO_ENDPOINTS)
     count = min(len(context.endpoints), len(context.samples))
     return truncation_gap(context.samples[:count], context.endpoints[:count])

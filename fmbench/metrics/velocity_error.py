@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fmbench.metrics.base import jackknife_estimate, mean_estimate
 from fmbench.metrics.flow import NO_FIELD, FlowContext
 from fmbench.metrics.nodes import reference_nodes
+from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
+from fmbench.statistics.intervals import jackknife_estimate, mean_estimate
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def velocity_errors(velocity: Velocity, oracle: Velocity, x0: Points, steps: int
 
 def velocity_error(errors: VelocityErrors) -> Estimate:
     """Mean error, length^2, normal interval over trajectories."""
-    return mean_estimate(errors.error, solver="rk4", steps=errors.steps)
+    return mean_estimate(errors.error, NON_NEGATIVE, solver="rk4", steps=errors.steps)
 
 
 def relative_velocity_error(errors: VelocityErrors) -> Estimate:
@@ -57,7 +58,7 @@ def relative_velocity_error(errors: VelocityErrors) -> Estimate:
     if not errors.energy.any():
         return Estimate.missing("the exact velocity is zero everywhere, so there is nothing to divide by")
     ratio = lambda rows: float(errors.error[rows].mean() / errors.energy[rows].mean())  # noqa: E731
-    return jackknife_estimate(ratio, len(errors.error), solver="rk4", steps=errors.steps)
+    return jackknife_estimate(ratio, len(errors.error), bounds=NON_NEGATIVE, solver="rk4", steps=errors.steps)
 
 
 def _measure(context: FlowContext, estimate: Callable[[VelocityErrors], Estimate]) -> Estimate:

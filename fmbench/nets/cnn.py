@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fmbench.nets.sizes import require_sizes
 from fmbench.shapes import Labels, Points, Times
 
 
@@ -21,6 +22,7 @@ class CNN(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int, channels: int = 32, features: int = 64) -> None:
         super().__init__()
+        require_sizes("CNN", channels=channels, features=features)
         self.num_classes = num_classes
         area = (shape[1] // 2) * (shape[2] // 2)
         self.body = nn.Sequential(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmbench.nets.embedding import labels_or_null, time_features
+from fmbench.nets.sizes import require_sizes
 from fmbench.shapes import Labels, Points, Times
 
 TIME_FEATURES = 256
@@ -90,6 +91,8 @@ class DiT(nn.Module):
         ratio: int = 4,
     ) -> None:
         super().__init__()
+        require_sizes("DiT", patch=patch, width=width, heads=heads, ratio=ratio)
+        require_sizes("DiT", least=0, depth=depth)
         if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
             raise ValueError(f"a DiT of patch {patch} needs images (c, h, w) divisible by {patch}, got {tuple(shape)}")
         if width % 4 or width % heads:

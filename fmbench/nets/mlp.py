@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fmbench.nets.sizes import require_sizes
 from fmbench.shapes import Labels, Points, Times
 
 ACTIVATIONS = {"selu": nn.SELU, "silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU}
@@ -27,6 +28,8 @@ class MLP(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        require_sizes("MLP", width=width)
+        require_sizes("MLP", least=0, depth=depth)
         self.num_classes = num_classes
         size = int(torch.Size(shape).numel())
         self.embedding = nn.Embedding(num_classes + 1, width) if num_classes else None

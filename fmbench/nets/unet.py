@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmbench.nets.embedding import labels_or_null, time_features
+from fmbench.nets.sizes import require_probability, require_sizes
 from fmbench.shapes import Labels, Points, Times
+
+MOST_LEVELS = 16
+"""Resolutions of a UNet: each halves the one before."""
 
 
 class ResidualBlock(nn.Module):
@@ -135,6 +139,13 @@ class UNet(nn.Module):
         adm: bool = False,
     ) -> None:
         super().__init__()
+        require_sizes("UNet", patch=patch, channels=channels, multipliers=multipliers, groups=groups, heads=heads)
+        require_sizes("UNet", least=0, blocks=blocks, head_channels=head_channels)
+        require_probability("UNet", dropout=dropout)
+        if len(multipliers) > MOST_LEVELS:
+            raise ValueError(f"UNet multipliers must be at most {MOST_LEVELS}, got {len(multipliers)}")
+        if adm and channels % 2:
+            raise ValueError(f"UNet channels must be even, as many as time has features, got {channels}")
         factor = patch * 2 ** (len(multipliers) - 1)
         if len(shape) != 3 or shape[1] % factor or shape[2] % factor:
             raise ValueError(

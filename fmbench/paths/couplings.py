@@ -13,33 +13,29 @@ import torch
 from torch import Tensor
 
 from fmbench.shapes import Points
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.exact import simplex
 
-# Far above what any batch needs: POT's default of 1e5 stops early with a wrong plan and only a warning.
-EXACT_ITERATIONS = 100_000_000
 # exp(-x) stays a normal float64 for x below 700; past this ratio the kernel underflows and the log domain is needed.
 SAFE_EXPONENT = 500.0
 
 
-def squared_distances(x0: Points, x1: Points) -> np.ndarray:
+def costs(x0: Points, x1: Points) -> np.ndarray:
     """Matrix of squared Euclidean distances, (n, m) float64, between two batches."""
-    flat0 = x0.detach().flatten(1).double().cpu()
-    flat1 = x1.detach().flatten(1).double().cpu()
-    return torch.cdist(flat0, flat1, compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
+    flat0, flat1 = (x.detach().flatten(1).double().cpu().numpy() for x in (x0, x1))
+    return squared_distances(flat0, flat1)
 
 
 def exact_pairs(x0: Points, x1: Points) -> tuple[Tensor, Tensor]:
     """Optimal assignment of a minibatch under the squared Euclidean cost (OT-CFM).
 
     The plan between equal uniform weights is a permutation, used as one: no point is dropped or doubled, which has less
-    variance than drawing pairs from the plan with replacement. Raises ValueError when the sizes differ.
+    variance than drawing pairs from the plan with replacement. Raises ValueError when the sizes differ, RuntimeError when no plan is
+    certified to be optimal.
     """
-    import ot
-
     if len(x0) != len(x1):
         raise ValueError(f"exact pairing needs batches of equal size, got {len(x0)} and {len(x1)}")
-    weights = np.full(len(x0), 1.0 / len(x0))
-    plan = ot.emd(weights, weights, squared_distances(x0, x1), numItermax=EXACT_ITERATIONS)
-    return torch.arange(len(x0)), torch.from_numpy(plan.argmax(axis=1))
+    return torch.arange(len(x0)), torch.from_numpy(simplex(costs(x0, x1)).partners)
 
 
 def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
@@ -71,7 +67,7 @@ def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
 
 def entropic_pairs(x0: Points, x1: Points, regularisation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pairs from the entropic plan: every ``x0`` once, its partner drawn from its row of the plan (SB-CFM uses reg = 2 sigma^2)."""
-    plan = torch.from_numpy(entropic_plan(squared_distances(x0, x1), regularisation))
+    plan = torch.from_numpy(entropic_plan(costs(x0, x1), regularisation))
     partners = torch.multinomial(plan / plan.sum(dim=1, keepdim=True), 1, generator=generator).squeeze(1)
     return torch.arange(len(x0)), partners
 
@@ -86,8 +82,3 @@ def gibbs_weights(x0: Points, x1: Points, epsilon: float) -> Tensor:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     exponent = -(x1 - x0).flatten(1).norm(dim=1) / epsilon
     return torch.softmax(exponent, dim=0) * len(x0)
-
-
-def effective_sample_size(weights: Tensor) -> float:
-    """``(sum w)^2 / sum w^2``: how many equally weighted pairs the weighted batch is worth."""
-    return float(weights.sum().square() / weights.square().sum())

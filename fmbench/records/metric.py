@@ -6,13 +6,15 @@ A metric from outside is a :class:`Metric` that the entry-point group ``fmbench.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fmbench.storage.readers import one_line
+from fmbench.execution.foreign import foreign
+from fmbench.records.ranges import KERNEL, NON_NEGATIVE, UNBOUNDED, UNIT, Range
 
 SCOPES = ("samples", "flow")
 BETTER = ("lower", "higher", "neither")
@@ -32,7 +34,7 @@ class Metric:
         interval: how its 95 % interval is made.
         summary: one sentence.
         measure: ``context -> Estimate``, or where it is: ``module:function``.
-        low, high: the values that it can have, both included; None for no bound.
+        range: lowest and highest value it can have, which neither value nor interval leaves.
         default: whether `fmbench score` measures it when no metrics are named.
         first_seed: measured on the first evaluation seed only, whose noise the reference solve starts from.
         column: whether it has a column in tables; otherwise it is in the result files and the CSV only.
@@ -48,8 +50,7 @@ class Metric:
     interval: str
     summary: str
     measure: str | Callable[[Any], Any]
-    low: float | None = None
-    high: float | None = None
+    range: Range = UNBOUNDED
     default: bool = False
     first_seed: bool = False
     column: bool = True
@@ -70,7 +71,8 @@ class Metric:
 
     def contains(self, value: float) -> bool:
         """Whether a value is one that the metric can have."""
-        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        low, high = self.range
+        return low <= value <= high
 
 
 VECTOR, IMAGE, BOTH = ("vector",), ("image",), ("vector", "image")
@@ -88,17 +90,17 @@ BUILT_IN: dict[str, Metric] = {
     "wasserstein2": Metric(
         "W2", "length", "lower", "samples", VECTOR, DUAL,
         "Exact 2-Wasserstein distance to fresh target samples, root taken.",
-        "fmbench.metrics.wasserstein:measure", low=0, default=True,
+        "fmbench.metrics.wasserstein:measure", range=NON_NEGATIVE, default=True,
     ),
     "sliced_wasserstein2": Metric(
         "SW2", "length", "lower", "samples", BOTH, SEEDS,
         "2-Wasserstein distance averaged over 1-D projections, root taken.",
-        "fmbench.metrics.sliced:measure", low=0, default=True,
+        "fmbench.metrics.sliced:measure", range=NON_NEGATIVE, default=True,
     ),
     "frechet_distance": Metric(
         "FD", "feature^2", "lower", "samples", IMAGE, ROOT,
         "Frechet distance between Gaussians fitted to classifier features.",
-        "fmbench.metrics.frechet:measure", low=0, default=True,
+        "fmbench.metrics.frechet:measure", range=NON_NEGATIVE, default=True,
     ),
     "kernel_distance": Metric(
         "KD", "", "lower", "samples", IMAGE, ROOT,
@@ -108,37 +110,37 @@ BUILT_IN: dict[str, Metric] = {
     "precision": Metric(
         "P", "", "higher", "samples", IMAGE, SHARE,
         "Share of samples inside the k-nearest-neighbour balls of real ones.",
-        "fmbench.metrics.prdc:precision", low=0, high=1, default=True,
+        "fmbench.metrics.prdc:precision", range=UNIT, default=True,
     ),
     "recall": Metric(
         "R", "", "higher", "samples", IMAGE, BALLS,
         "Share of real samples inside the balls of generated ones.",
-        "fmbench.metrics.prdc:recall", low=0, high=1, default=True,
+        "fmbench.metrics.prdc:recall", range=UNIT, default=True,
     ),
     "density": Metric(
         "density", "", "neither", "samples", IMAGE, SPREAD,
         "How many real balls hold a sample, in units of k; 1 for real data.",
-        "fmbench.metrics.prdc:density", low=0, default=True,
+        "fmbench.metrics.prdc:density", range=NON_NEGATIVE, default=True,
     ),
     "coverage": Metric(
         "coverage", "", "higher", "samples", IMAGE, BALLS,
         "Share of real samples whose ball holds a generated one.",
-        "fmbench.metrics.prdc:coverage", low=0, high=1, default=True,
+        "fmbench.metrics.prdc:coverage", range=UNIT, default=True,
     ),
     "mmd": Metric(
         "MMD^2", "", "lower", "samples", BOTH, ROOT,
         "Unbiased squared MMD with a Gaussian kernel of median bandwidth.",
-        "fmbench.metrics.mmd:measure", default=True,
+        "fmbench.metrics.mmd:measure", range=KERNEL, default=True,
     ),
     "c2st": Metric(
         "C2ST", "", "lower", "samples", BOTH, FOLDS,
         "Accuracy of a classifier that tells samples from real ones; 0.5 is the floor.",
-        "fmbench.metrics.c2st:measure", low=0, high=1,
+        "fmbench.metrics.c2st:measure", range=UNIT,
     ),
     "authenticity": Metric(
         "auth", "", "neither", "samples", IMAGE, SHARE,
         "Share of samples farther from their nearest training image than it is from its own.",
-        "fmbench.metrics.memorisation:measure", low=0, high=1, default=True,
+        "fmbench.metrics.memorisation:measure", range=UNIT, default=True,
     ),
     "frechet_distance_infinity": Metric(
         "FD inf", "feature^2", "lower", "samples", IMAGE, JACKKNIFE,
@@ -148,22 +150,22 @@ BUILT_IN: dict[str, Metric] = {
     "inception_score": Metric(
         "IS", "", "higher", "samples", IMAGE, SEEDS,
         "Exponential of the mutual information between samples and classes; never looks at real data.",
-        "fmbench.metrics.inception_score:measure", low=1, default=True,
+        "fmbench.metrics.inception_score:measure", range=(1.0, math.inf), default=True,
     ),
     "sinkhorn_divergence": Metric(
         "SD", "length^2", "lower", "samples", VECTOR, SEEDS,
         "Debiased entropic transport cost at a twentieth of the mean squared distance.",
-        "fmbench.metrics.sinkhorn_newton:measure",
+        "fmbench.metrics.sinkhorn_divergence:measure", range=NON_NEGATIVE,
     ),
     "mode_coverage": Metric(
         "modes", "", "higher", "samples", VECTOR, SEEDS,
         "Share of the target's mixture components that get a tenth of their due.",
-        "fmbench.metrics.modes:measure_coverage", low=0, high=1, default=True, column=False,
+        "fmbench.metrics.modes:measure_coverage", range=UNIT, default=True, column=False,
     ),
     "mode_weights_error": Metric(
         "mode TV", "", "lower", "samples", VECTOR, SEEDS,
         "Total variation between the weights of the target's components and those of the samples.",
-        "fmbench.metrics.modes:measure_weights", low=0, high=1, default=True, column=False,
+        "fmbench.metrics.modes:measure_weights", range=UNIT, default=True, column=False,
     ),
     "ct_score": Metric(
         "C_T", "", "neither", "samples", IMAGE, "its own null distribution N(0, 1)",
@@ -173,77 +175,77 @@ BUILT_IN: dict[str, Metric] = {
     "near_copies": Metric(
         "copies", "", "neither", "samples", IMAGE, SEEDS,
         "Share of samples three times nearer to one training image than to any other.",
-        "fmbench.metrics.memorisation:measure_copies", low=0, high=1, default=True,
+        "fmbench.metrics.memorisation:measure_copies", range=UNIT, default=True,
     ),
     "truncation_gap": Metric(
         "gap", "length", "lower", "samples", BOTH, MEAN,
         "RMS distance per dimension to the reference solution from the same noise.",
-        "fmbench.metrics.truncation:measure", low=0, first_seed=True,
+        "fmbench.metrics.truncation:measure", range=NON_NEGATIVE, first_seed=True,
     ),
     "straightness": Metric(
         "S", "length^2", "lower", "flow", BOTH, MEAN,
         "Mean squared deviation of the velocity from the chord; 0 for straight paths.",
-        "fmbench.metrics.flow:straightness", low=0,
+        "fmbench.metrics.flow:straightness", range=NON_NEGATIVE,
     ),
     "path_energy": Metric(
         "PE", "length^2", "lower", "flow", BOTH, MEAN,
         "Integral of the mean squared speed; equals S + cost.",
-        "fmbench.metrics.flow:path_energy", low=0,
+        "fmbench.metrics.flow:path_energy", range=NON_NEGATIVE,
     ),
     "normalized_path_energy": Metric(
         "NPE", "", "lower", "flow", VECTOR, MEAN,
         "|PE - W2^2| / W2^2 of the task; 0 for optimal transport.",
-        "fmbench.metrics.flow:normalized_path_energy", low=0,
+        "fmbench.metrics.flow:normalized_path_energy", range=NON_NEGATIVE,
     ),
     "transport_cost": Metric(
         "cost", "length^2", "lower", "flow", BOTH, MEAN,
         "Mean squared displacement E|Z1 - Z0|^2; at least W2^2 of what it connects.",
-        "fmbench.metrics.flow:transport_cost", low=0,
+        "fmbench.metrics.flow:transport_cost", range=NON_NEGATIVE,
     ),
     "curvature": Metric(
         "curv", "length^2", "lower", "flow", BOTH, MEAN,
         "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines.",
-        "fmbench.metrics.flow:curvature", low=0,
+        "fmbench.metrics.flow:curvature", range=NON_NEGATIVE,
     ),
     "kinetic_energy": Metric(
         "KE", "length^2", "lower", "flow", BOTH, MEAN,
         "Half the path energy; at least W2^2 / 2.",
-        "fmbench.metrics.flow:kinetic_energy", low=0, column=False,
+        "fmbench.metrics.flow:kinetic_energy", range=NON_NEGATIVE, column=False,
     ),
     "monge_gap": Metric(
         "Monge gap", "length^2", "lower", "flow", BOTH, "Student t over four groups of trajectories",
         "Transport cost minus W2^2 between the same noise and samples; 0 for optimal maps.",
-        "fmbench.metrics.monge_gap:measure",
+        "fmbench.metrics.monge_gap:measure", range=NON_NEGATIVE,
     ),
     "crossing": Metric(
         "V", "length^2", "lower", "flow", BOTH, MEAN,
         "Mean squared deviation of the velocity on the chords from the chords; 0 for straight paths that never cross.",
-        "fmbench.metrics.crossing:measure", low=0, column=False,
+        "fmbench.metrics.crossing:measure", range=NON_NEGATIVE, column=False,
     ),
     "first_orderness": Metric(
         "Var eps", "length^2", "lower", "flow", BOTH, MEAN,
         "Variance of the noise prediction along a trajectory, mean over dimensions; 0 for first-order flows.",
-        "fmbench.metrics.first_order:measure", low=0, column=False,
+        "fmbench.metrics.first_order:measure", range=NON_NEGATIVE, column=False,
     ),
     "velocity_error": Metric(
         "v err", "length^2", "neither", "flow", BOTH, MEAN,
         "Squared distance to the exact velocity of independent pairs; other couplings aim at another velocity.",
-        "fmbench.metrics.velocity_error:measure", low=0, column=False,
+        "fmbench.metrics.velocity_error:measure", range=NON_NEGATIVE, column=False,
     ),
     "relative_velocity_error": Metric(
         "rel v err", "", "neither", "flow", BOTH, "delete-a-group jackknife over trajectories",
         "The same over the energy of the exact velocity: the share of the motion that was not learnt.",
-        "fmbench.metrics.velocity_error:measure_relative", low=0,
+        "fmbench.metrics.velocity_error:measure_relative", range=NON_NEGATIVE,
     ),
     "round_trip_error": Metric(
         "round trip", "length", "lower", "flow", BOTH, "delta method on the spread over trajectories",
         "RMS distance per dimension between a noise and itself after solving forward and back.",
-        "fmbench.metrics.inversion:measure", low=0, column=False,
+        "fmbench.metrics.inversion:measure", range=NON_NEGATIVE, column=False,
     ),
     "lipschitz": Metric(
         "Lip", "1/time", "neither", "flow", BOTH, MEAN,
         "Largest singular value of dv/dx met along a trajectory, mean over trajectories.",
-        "fmbench.metrics.lipschitz:measure", low=0, column=False,
+        "fmbench.metrics.lipschitz:measure", range=NON_NEGATIVE, column=False,
     ),
     "nll": Metric(
         "NLL", "nats", "lower", "flow", VECTOR, MEAN,
@@ -272,10 +274,8 @@ class Metrics(Mapping[str, Metric]):
         if name not in self.plugins:
             raise KeyError(name)
         point = self.plugins[name]
-        try:
+        with foreign(f"metric {name} ({point.value}) cannot be imported"):
             found = point.load()
-        except Exception as error:
-            raise ValueError(f"metric {name} ({point.value}) cannot be imported: {one_line(error)}") from error
         if not isinstance(found, Metric):
             raise ValueError(
                 f"metric {name} ({point.value}) must be a fmbench.records.metric.Metric, got {type(found).__name__}"

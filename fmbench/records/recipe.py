@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
-import tomllib
-import types
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmbench.registry import nearest
+from fmbench.records.names import check_name
+from fmbench.records.tables import check_table, matches, parameters_of, require_finite, shown
 from fmbench.storage.files import fingerprint, write_atomic
+from fmbench.storage.readers import read_toml
+
+__all__ = [
+    "Recipe",
+    "Training",
+    "Weights",
+    "check_table",
+    "closed",
+    "matches",
+    "override",
+    "parameters_of",
+    "parse",
+    "read",
+    "require_closed",
+]
 
 SCHEMA = 1
+MOST_PARAMETERS = 1_000_000_000
+"""Numbers that a network may have; the largest preset, DiT-XL/2, has 675 million."""
+MOST_BYTES = 8 * MOST_PARAMETERS
+"""Bytes of a weight file."""
+MOST_STEPS = 1_000_000_000
+MOST_ROWS = 1 << 20
+"""Samples in one training batch."""
+LONGEST_TEXT = 300
+"""Characters of a name or a licence."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -115,47 +139,9 @@ class Recipe:
         write_atomic(path, self.to_toml())
 
 
-def matches(value: Any, hint: Any) -> bool:
-    """Whether a TOML value fits a type hint (int counts as float, arrays as tuples; bool never counts as a number)."""
-    if hint is Any or hint is inspect.Parameter.empty:
-        return True
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(matches(value, option) for option in typing.get_args(hint))
-    if hint is type(None):
-        return value is None
-    if origin is tuple:
-        return isinstance(value, (list, tuple)) and all(matches(v, typing.get_args(hint)[0]) for v in value)
-    if origin is not None:
-        return isinstance(value, origin)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def check_table(table: Mapping[str, Any], allowed: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError naming the file and table, the offending key, and what is allowed."""
-    for key, value in table.items():
-        if key not in allowed:
-            raise ValueError(f"{where}: {nearest('key', key, allowed)}; allowed: {', '.join(sorted(allowed))}")
-        if not matches(value, allowed[key]):
-            hint = allowed[key]
-            expected = getattr(hint, "__name__", None) if typing.get_origin(hint) is None else str(hint)
-            raise ValueError(f"{where}: {key} must be {expected or hint}, got {value!r} ({type(value).__name__})")
-
-
-def parameters_of(kind: type, skip: tuple[str, ...]) -> dict[str, Any]:
-    """Keyword parameters of a class with their type hints."""
-    hints = typing.get_type_hints(kind.__init__)
-    names = [n for n in inspect.signature(kind).parameters if n not in skip]
-    return {name: hints.get(name, Any) for name in names}
-
-
 def _from_table(kind: type, table: Any, where: str) -> Any:
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: expected a table, got {table!r}")
+        raise ValueError(f"{where}: expected a table, got {shown(table)}")
     hints = typing.get_type_hints(kind)
     check_table(table, hints, where)
     missing = [
@@ -172,56 +158,92 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Build a recipe from parsed TOML. Raises ValueError naming file, key and what is allowed."""
     content = dict(content)
     content["train"] = _from_table(Training, content.get("train", {}), f"{where} [train]")
-    if "weights" in content:
+    if content.get("weights") is not None:
         content["weights"] = _from_table(Weights, content["weights"], f"{where} [weights]")
+        _check_weights(content["weights"], f"{where} [weights]")
     recipe = _from_table(Recipe, content, where)
     for table in ("method", "net"):
         given = getattr(recipe, table)
-        if (table == "method" or given) and not isinstance(given.get("name"), str):
-            raise ValueError(f"{where} [{table}]: missing name")
-    choices = {"division": ("closed", "open", "tool")}
-    _check_choice(recipe.division, choices["division"], f"{where}: division")
+        if table == "method" or given:
+            if not isinstance(given.get("name"), str):
+                raise ValueError(f"{where} [{table}]: missing name")
+            _check_text(given["name"], f"{where} [{table}]: name")
+        _check_keys(given, f"{where} [{table}]")
+        require_finite(given, f"{where} [{table}]")
+    _check_name(recipe.task, "a task", f"{where}: task")
+    for key in ("teacher", "license"):
+        if getattr(recipe, key) is not None:
+            _check_text(getattr(recipe, key), f"{where}: {key}")
+    _check_choice(recipe.division, ("closed", "open", "tool"), f"{where}: division")
     _check_choice(recipe.train.storage, ("float32", "float16"), f"{where} [train]: storage")
     _check_choice(recipe.train.precision, ("float32", "bfloat16"), f"{where} [train]: precision")
     _check_choice(recipe.train.schedule, ("cosine", "constant"), f"{where} [train]: schedule")
     _check_budget(recipe.train, f"{where} [train]")
+    require_finite(recipe.made, f"{where} [made]")
     if recipe.schema != SCHEMA:
-        raise ValueError(f"{where}: schema {recipe.schema} is not supported by this version, which reads {SCHEMA}")
+        raise ValueError(
+            f"{where}: schema {shown(recipe.schema)} is not supported by this version, which reads {SCHEMA}"
+        )
     return recipe
 
 
 def _check_budget(train: Training, where: str) -> None:
     """Raise ValueError naming the first number that no training can have."""
     allowed = {
-        "steps": (1, math.inf),
-        "batch_size": (1, math.inf),
+        "steps": (1, MOST_STEPS + 1),
+        "batch_size": (1, MOST_ROWS + 1),
         "lr": (0, math.inf),
-        "warmup": (0, math.inf),
+        "warmup": (0, MOST_STEPS + 1),
         "weight_decay": (0, math.inf),
         "clip": (0, math.inf),
         "ema": (0, 1),
+        "seed": (0, 2**63),
     }
     for name, (least, below) in allowed.items():
         value = getattr(train, name)
-        if not least <= value < below:
-            limit = "" if below == math.inf else f" and below {below}"
-            raise ValueError(f"{where}: {name} must be at least {least}{limit}, got {value}")
+        if not least <= value < below or (isinstance(value, int) and abs(value) >= 2**63):
+            limit = f" and below {below}" if value >= least and below != math.inf else ""
+            raise ValueError(f"{where}: {name} must be at least {least}{limit}, got {shown(value)}")
+
+
+def _check_weights(weights: Weights, where: str) -> None:
+    """Raise ValueError for a pin that no weight file can have, or whose file is not beside the recipe."""
+    _check_name(weights.file, "a weight file", f"{where}: file")
+    if not _SHA256.fullmatch(weights.sha256):
+        raise ValueError(f"{where}: sha256 must be 64 of 0-9 and a-f, got {shown(weights.sha256)}")
+    for name, most in (("bytes", MOST_BYTES), ("parameters", MOST_PARAMETERS)):
+        if not 0 <= getattr(weights, name) <= most:
+            raise ValueError(f"{where}: {name} must be from 0 to {most}, got {shown(getattr(weights, name))}")
+
+
+def _check_text(value: str, where: str) -> None:
+    """Raise ValueError for an empty text, one of several lines, or one of unreasonable length."""
+    if not value.strip() or not value.isprintable() or len(value) > LONGEST_TEXT:
+        raise ValueError(f"{where} must be 1 to {LONGEST_TEXT} characters on one line, got {shown(value)}")
+
+
+def _check_name(name: str, what: str, where: str) -> None:
+    try:
+        check_name(name, what)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_keys(table: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for a parameter that no recipe can have: the names of parameters are words of Python."""
+    for key in table:
+        if not key.isidentifier():
+            raise ValueError(f"{where}: {shown(key)} is no name of a parameter")
 
 
 def _check_choice(value: str, allowed: tuple[str, ...], where: str) -> None:
     if value not in allowed:
-        raise ValueError(f"{where} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{where} must be one of {', '.join(allowed)}, got {shown(value)}")
 
 
 def read(path: Path) -> Recipe:
     """Read ``recipe.toml``. Raises FileNotFoundError or ValueError in one line."""
-    try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no recipe at {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
-    return parse(content, str(path))
+    return parse(read_toml(path, "recipe"), str(path))
 
 
 def closed(task: Any, method: str, parameters: Mapping[str, Any] | None = None, **fields: Any) -> Recipe:
@@ -241,7 +263,7 @@ def require_closed(recipe: Recipe, task: Any, where: str) -> None:
     """
     if recipe.division != "closed" or not recipe.net:
         return
-    fixed = parse({"task": task.name, "method": {"name": ""}, "net": dict(task.net), "train": dict(task.train)})
+    fixed = parse({"task": task.name, "method": {"name": "any"}, "net": dict(task.net), "train": dict(task.train)})
     claimed, allowed = (
         {
             **{f"net.{k}": v for k, v in r.net.items()},
@@ -258,7 +280,10 @@ def require_closed(recipe: Recipe, task: Any, where: str) -> None:
 
 
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """Apply ``{"train.steps": 10, "method.sigma": 0.1, "teacher": "..."}``; network or budget changes leave the closed division."""
+    """Apply ``{"train.steps": 10, "method.sigma": 0.1, "teacher": "..."}``; network or budget changes leave the closed division.
+
+    A division among the settings stands. Raises ValueError for what no recipe has, and for what a training writes itself.
+    """
     content = dataclasses.asdict(recipe)
     content = {k: v for k, v in content.items() if v is not None}
     content.pop("weights", None)
@@ -266,11 +291,14 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     for dotted, value in settings.items():
         table = content
         *parents, key = dotted.split(".")
+        if dotted.partition(".")[0] in ("weights", "made"):
+            raise ValueError(f"{dotted!r} is written by the training itself and cannot be set")
         for parent in parents:
             if not isinstance(table.get(parent), dict):
                 raise ValueError(f"unknown recipe table {parent!r} in {dotted!r}; allowed: method, net, train")
             table = table[parent]
         table[key] = value
-        if dotted.partition(".")[0] in ("net", "train") and recipe.division == "closed" and dotted != "train.seed":
+        changes = dotted.partition(".")[0] in ("net", "train") and dotted != "train.seed"
+        if changes and recipe.division == "closed" and "division" not in settings:
             content["division"] = "open"
     return parse(content, "recipe with overrides")

@@ -1,4 +1,7 @@
-"""The schema of a result: one JSON file per (benchmark, task, entry), machine-written. Reading it needs no torch."""
+"""A result: one JSON file per (benchmark, task, entry), machine-written. Reading it needs no torch.
+
+What a file may hold is said in :mod:`fmbench.records.schema`, and checked here when one is written and when one is read.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmbench.records.sampler import Sampler
+from fmbench.records.schema import LARGEST_FILE, SCHEMA, EstimateTable, ResultFile, check_value
+from fmbench.records.typed import plain, require
 from fmbench.storage.files import write_json
-
-SCHEMA = 1
-STATUSES = ("claimed", "rescored", "rerun", "replicated")
-"""The ladder of trust: somebody's number, recomputed from samples, regenerated from weights, retrained from the recipe."""
+from fmbench.storage.readers import MEBIBYTE, read_json
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Row:
     failed: str | None = None
 
     @property
+    def sampler(self) -> Sampler:
+        """How the samples were drawn. Raises ValueError for steps or a guidance that no sampler has."""
+        return Sampler(self.solver, self.steps, guidance=self.guidance)
+
+    @property
     def total_nfe(self) -> float:
         """All network evaluations per sample."""
         return sum(self.nfe.values())
@@ -79,12 +87,13 @@ class Result:
         model: ``name``, ``method``, ``division``, ``weights_sha256``, ``code_sha256``, ``parameters``, ``license``, ``conditional``.
         rows: one per sampler, in the protocol's order.
         flow: estimates on the shared reference solve (straightness, path energy, ...), independent of the sampler.
-        ranked: False for ``--limit`` runs and models that are not to be ranked.
+        ranked: whether the result may be ranked.
         seeds: evaluation seeds.
         samples_per_seed: samples per evaluation seed (the data anchor of a finite set has all its points once instead).
         environment: versions, device, threads, git commit.
         cost: parameters, FLOPs of one network evaluation, peak memory and energy of a batch; empty for real data.
-        status: a rung of :data:`STATUSES`.
+        unranked_because: why ``ranked`` is False, one line for each reason; empty in files of versions that did not say.
+        status: a rung of :data:`~fmbench.records.schema.STATUSES`.
     """
 
     benchmark: Mapping[str, Any]
@@ -102,6 +111,7 @@ class Result:
     created: str = ""
     schema: int = SCHEMA
     cost: Mapping[str, Any] = field(default_factory=dict)
+    unranked_because: tuple[str, ...] = ()
 
     @property
     def entry(self) -> str:
@@ -110,32 +120,61 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        if not self.unranked_because:
+            # Files without reasons stay what they were before there were any.
+            del content["unranked_because"]
+        return content
 
     def save(self, folder: Path) -> Path:
-        """Write ``folder/<benchmark>/<task>/<entry>.json`` atomically and return the path."""
+        """Write ``folder/<benchmark>/<task>/<entry>.json`` atomically and return the path.
+
+        Raises ValueError in one line, before anything is written, for a result that :func:`read` would refuse.
+        """
+        try:
+            content = plain(self.to_json())
+            require(content, ResultFile)
+            size = len(json.dumps(content, indent=2))
+            if size > LARGEST_FILE:
+                raise ValueError(
+                    f"it takes {size / MEBIBYTE:.1f} MiB, and at most {LARGEST_FILE / MEBIBYTE:g} are read"
+                )
+        except ValueError as error:
+            raise ValueError(f"the result of {self.model.get('name')!r} cannot be written: {error}") from None
         path = folder / self.benchmark["name"] / self.task["name"] / f"{self.entry}.json"
-        write_json(path, self.to_json())
+        write_json(path, content)
         return path
 
 
+def check_estimate(name: str, estimate: Estimate) -> None:
+    """Raise ValueError in one line for an estimate that a result cannot hold: what a metric returns is checked before it joins the others."""
+    check_value(name, require(plain(dataclasses.asdict(estimate)), EstimateTable))
+
+
 def _estimates(table: Mapping[str, Any]) -> dict[str, Estimate]:
-    return {k: Estimate(**{**v, "ci": tuple(v["ci"]) if v["ci"] else None}) for k, v in table.items()}
+    return {k: Estimate(**{**v, "ci": tuple(v["ci"]) if v.get("ci") else None}) for k, v in table.items()}
+
+
+def parse(content: Any) -> Result:
+    """A result from plain data. Raises ValueError in one line, the place first, for anything that :mod:`fmbench.records.schema` refuses."""
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise ValueError(f"schema {schema}, this version reads {SCHEMA}")
+    require(content, ResultFile)
+    rows = tuple(Row(**{**row, "metrics": _estimates(row["metrics"])}) for row in content["rows"])
+    fields = {"rows": rows, "flow": _estimates(content["flow"]), "seeds": tuple(content["seeds"])}
+    reasons = tuple(content.get("unranked_because", ()))
+    return Result(**{**content, **fields, "unranked_because": reasons})
 
 
 def read(path: Path) -> Result:
-    """Read one result. Raises ValueError naming the file when it is not one of this schema."""
+    """Read one result.
+
+    Raises FileNotFoundError, or ValueError in one line that names the file and the place, for anything that :meth:`Result.save` would not
+    have written.
+    """
+    content = read_json(path, "result", LARGEST_FILE)
     try:
-        content = json.loads(path.read_text())
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA}")
-        rows = tuple(Row(**{**row, "metrics": _estimates(row["metrics"])}) for row in content.pop("rows"))
-        flow = _estimates(content.pop("flow"))
-        return Result(**{**content, "rows": rows, "flow": flow, "seeds": tuple(content["seeds"])})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a result file: {error}") from None
-
-
-def read_all(folder: Path) -> list[Result]:
-    """All results below a folder, in the order of their paths."""
-    return [read(path) for path in sorted(folder.rglob("*.json"))]
+        return parse(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

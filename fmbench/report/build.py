@@ -1,8 +1,9 @@
-"""Result files -> README, CSV tables and page of a leaderboard folder: all of them, or nothing."""
+"""Result files -> README, CSV tables and page of a leaderboard folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fmbench.records.result import Result
@@ -13,6 +14,21 @@ from fmbench.report.readme import fill
 from fmbench.report.table import Table, TableKey, build
 from fmbench.storage.bundled import data_folder
 from fmbench.storage.files import write_atomic
+from fmbench.storage.readers import first_line
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did: the files it wrote, and one line for each file it had to leave out, which names it."""
+
+    written: list[Path]
+    problems: list[str]
+
+
+def by_benchmark(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each benchmark, benchmarks by name."""
+    names = sorted({str(result.benchmark["name"]) for result in results})
+    return {name: [result for result in results if str(result.benchmark["name"]) == name] for name in names}
 
 
 def tables_of(
@@ -21,29 +37,41 @@ def tables_of(
     rank_steps: int | None = None,
     primary: Mapping[str, str] | None = None,
 ) -> dict[TableKey, Table]:
-    """All tables, each benchmark ranked as its protocol (in ``folder``, else bundled) says unless told otherwise."""
-    folder = folder or data_folder("leaderboard")
+    """All tables, each benchmark ranked as its protocol (in ``folder``, else bundled) says unless told otherwise.
+
+    Raises ValueError naming a protocol that cannot be read.
+    """
     tables: dict[TableKey, Table] = {}
-    for name in sorted({str(result.benchmark["name"]) for result in results}):
-        rule = rank_rule(name, folder)
-        chosen = [result for result in results if str(result.benchmark["name"]) == name]
+    for name, chosen in by_benchmark(results).items():
+        rule = rank_rule(name, folder or data_folder("leaderboard"))
         tables.update(build(chosen, rank_steps or rule.steps, primary or rule.primary))
     return tables
 
 
-def build_leaderboard(folder: Path, readme: Path | None = None) -> list[Path]:
-    """Write ``README.md``, ``index.html`` and ``tables/<benchmark>.csv`` from ``folder/results``; return their paths.
+def build_leaderboard(folder: Path, readme: Path | None = None) -> Built:
+    """Write ``README.md``, ``index.html`` and ``tables/<benchmark>.csv`` from ``folder/results``.
 
     With ``readme`` the marked tables of that file are filled too (:mod:`fmbench.report.readme`). The same results give the same bytes.
-    Raises ValueError naming the file when one is damaged; nothing is written.
+    A file that cannot be believed is left out and named in ``problems``, a benchmark whose protocol cannot be read likewise; the others are
+    there. A ``readme`` with a mark that there is no table for stays as it is and is a problem too. Raises OSError when it cannot be read.
     """
-    results = read_results(folder / "results")
-    tables = tables_of(results, folder)
-    contents = {folder / "README.md": markdown.render(tables), folder / "index.html": site.render(tables)}
-    for name in sorted({result.benchmark["name"] for result in results}):
-        contents[folder / "tables" / f"{name}.csv"] = csv.render([r for r in results if r.benchmark["name"] == name])
+    found = read_results(folder / "results")
+    problems = list(found.problems)
+    tables: dict[TableKey, Table] = {}
+    contents: dict[Path, str] = {}
+    for name, chosen in by_benchmark(found.results).items():
+        try:
+            tables.update(tables_of(chosen, folder))
+        except ValueError as error:
+            problems.append(first_line(error))
+            continue
+        contents[folder / "tables" / f"{name}.csv"] = csv.render(chosen)
+    contents = {folder / "README.md": markdown.render(tables), folder / "index.html": site.render(tables)} | contents
     if readme is not None:
-        contents[readme] = fill(readme.read_text(), tables)
+        try:
+            contents[readme] = fill(readme.read_text(), tables)
+        except ValueError as error:
+            problems.append(f"{readme} stays as it is: {first_line(error)}")
     for path, content in contents.items():
         write_atomic(path, content)
-    return list(contents)
+    return Built(list(contents), problems)

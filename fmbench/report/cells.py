@@ -14,6 +14,9 @@ REASON_LENGTH = 300
 TINY = 1e-6
 """Below this ratio of half-width to value, digits decided by the half-width would bury the reader."""
 
+SMALLEST = 1e-300
+"""Below it powers of ten lose their digits, and vanish in the end."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -59,6 +62,8 @@ def with_half_width(value: float, half: float) -> str:
     if half < TINY * abs(value):
         return f"{value:.7g} ± {half:.0e}"
     size = max(abs(value), half)
+    if size < SMALLEST:
+        return f"{value:.2g} ± {half:.2g}"
     if size < 1e-3 or size >= 1e6:
         power = math.floor(math.log10(size))
         return f"({with_half_width(value / 10.0**power, half / 10.0**power)})e{power}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from fmbench.records.metric import METRICS, Metric
 from fmbench.records.result import Estimate, Result, Row
+from fmbench.records.sampler import Sampler
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
 from fmbench.report.judging import Judged, metric_info
 from fmbench.report.ranking import CONDITIONAL, DIVISIONS, Standing, standing
-from fmbench.report.samplers import Sampler, row_for, sampler_label, sampler_of
 
 CONDITIONS = ("batch", "repeats", "p95", "p99", "stable", "device", "threads", "dtype", "compile", "tf32", "clock")
 """What the note of a latency says."""
@@ -36,12 +36,12 @@ class Column:
     cell: Callable[[Judged], Cell]
     metric: str = ""
     better: str = "neither"
-    estimate: Callable[[Result], Estimate | None] | None = None
+    estimate: Callable[[Judged], Estimate | None] | None = None
     numeric: bool = True
 
-    def standing(self, result: Result) -> Standing | None:
+    def standing(self, judged: Judged) -> Standing | None:
         """What the cell is compared by, None when there is no number."""
-        estimate = self.estimate(result) if self.estimate else None
+        estimate = self.estimate(judged) if self.estimate else None
         return None if estimate is None or estimate.value is None else standing(estimate)
 
 
@@ -111,21 +111,20 @@ def _operations(judged: Judged) -> Cell:
     return Cell(("at least " if unseen else "") + plain(flops / 1e6, 3), flops, clean(note, REASON_LENGTH))
 
 
-def _metric_column(metric: str, info: Metric, sampler: Sampler, among: Sequence[Sampler]) -> Column:
+def _metric_column(metric: str, info: Metric, note: str, sampler: Sampler, label: str) -> Column:
     def cell(judged: Judged) -> Cell:
-        row = row_for(judged.result, sampler)
+        row = judged.rows.get(sampler)
         if row is None:
             return NOT_RUN
         if row.failed is not None:
             return Cell("failed", None, clean(row.failed, REASON_LENGTH))
         return estimate_cell(row.metrics.get(metric), info.unit)
 
-    def estimate(result: Result) -> Estimate | None:
-        row = row_for(result, sampler)
+    def estimate(judged: Judged) -> Estimate | None:
+        row = judged.rows.get(sampler)
         return None if row is None or row.failed is not None else row.metrics.get(metric)
 
-    title = f"{info.label} @{clean(sampler_label(sampler, among))}"
-    return Column(title, describe(info), cell, metric, info.better, estimate)
+    return Column(f"{info.label} @{label}", note, cell, metric, info.better, estimate)
 
 
 def _flow_column(metric: str) -> Column:
@@ -134,25 +133,33 @@ def _flow_column(metric: str) -> Column:
     return Column(info.label, describe(info), lambda judged: estimate_cell(judged.result.flow.get(metric), info.unit))
 
 
+def in_order(names: Set[str]) -> list[str]:
+    """Names of metrics that have a column: those of the listing in its order, then those that nobody described."""
+    return [name for name in METRICS if name in names and metric_info(name).column] + sorted(names - set(METRICS))
+
+
 def _flow_metrics(results: Sequence[Result]) -> list[str]:
     """Those with at least one number."""
     found = {name for result in results for name, estimate in result.flow.items() if estimate.value is not None}
-    known = [name for name in METRICS if name in found and METRICS[name].column]
-    return known + sorted(found - set(METRICS))
+    return in_order(found)
 
 
-def _nfe_column(sampler: Sampler, among: Sequence[Sampler]) -> Column:
+def _nfe_column(sampler: Sampler, label: str) -> Column:
     def cell(judged: Judged) -> Cell:
-        row = row_for(judged.result, sampler)
-        return _nfe(row if row is None or sampler_of(row) == sampler else None)
+        row = judged.rows.get(sampler)
+        return _nfe(row if row is None or row.solver == sampler.solver else None)
 
-    return Column(f"NFE @{clean(sampler_label(sampler, among))}", "Measured network evaluations per sample.", cell)
+    return Column(f"NFE @{label}", "Measured network evaluations per sample.", cell)
 
 
 def columns_of(
-    results: Sequence[Result], samplers: Sequence[Sampler], metrics: Mapping[str, Metric], budget: int
+    results: Sequence[Result], labels: Mapping[Sampler, str], metrics: Mapping[str, Metric], budget: int
 ) -> list[Column]:
-    """All columns of a table, those of the primary metric before those of the other metrics by sampler."""
+    """All columns of a table, those of the primary metric before those of the other metrics by sampler.
+
+    ``labels`` has the samplers in the order of the columns, with what they are called.
+    """
+    called = {sampler: clean(label) for sampler, label in labels.items()}
     judged_nfe = "Measured network evaluations per sample, guidance included, in the row that is ranked."
     division = (
         "closed: the task's fixed network, data and training budget; open: anything; "
@@ -171,9 +178,14 @@ def columns_of(
         Column("entry", "The entry.", lambda j: text_cell(j.label, clean(j.result.model["name"], 200)), numeric=False),
         Column("method", "How it was trained.", model("method"), numeric=False),
         Column("params", "Number of parameters.", lambda j: count_cell(j.result.model.get("parameters"))),
-        *(_metric_column(name, info, s, samplers) for name, info in metrics.items() for s in samplers),
+        *(
+            _metric_column(name, info, note, sampler, label)
+            for name, info in metrics.items()
+            for note in [describe(info)]
+            for sampler, label in called.items()
+        ),
         Column(f"NFE @{budget}", judged_nfe, lambda j: _nfe(j.row)),
-        *(_nfe_column(s, samplers) for s in samplers if s.steps is None),
+        *(_nfe_column(sampler, label) for sampler, label in called.items() if sampler.steps is None),
         *(_flow_column(name) for name in _flow_metrics(results)),
         Column("p50 ms", "Median latency of a batch in milliseconds, in the row that is ranked.", _latency),
         Column("samples/s", "Throughput at the fastest batch size timed, in the row that is ranked.", _throughput),

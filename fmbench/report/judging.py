@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from fmbench.records.metric import METRICS, Metric
+from fmbench.records.metric import Metric
 from fmbench.records.result import Result, Row
+from fmbench.records.sampler import Sampler
+from fmbench.records.schema import known_metric
 from fmbench.report.cells import clean
 from fmbench.report.ranking import (
     DIVISIONS,
@@ -18,7 +21,7 @@ from fmbench.report.ranking import (
     standing,
     unranked_reason,
 )
-from fmbench.report.samplers import NO_SOLVER
+from fmbench.report.samplers import rows_of, unsampled_row
 
 GROUPS = ("anchor", *DIVISIONS, "unranked")
 """The order of the rows of a table."""
@@ -36,6 +39,7 @@ class Judged:
         reason: why it is not ranked.
         rank: its rank in its division, when ranked.
         label: how the table calls it.
+        rows: its row for each sampler of the table that it has one for.
     """
 
     result: Result
@@ -46,21 +50,21 @@ class Judged:
     standing: Standing | None = None
     rank: int | None = None
     label: str = ""
+    rows: Mapping[Sampler, Row] = field(default_factory=dict)
 
 
 def metric_info(name: str) -> Metric:
     """What is known about a metric; a metric of somebody's own is called by its name and ranks nobody."""
-    unknown = Metric(
+    return known_metric(name) or Metric(
         clean(name), "", "neither", "samples", (), "as the result says", "Not described by this version.", ""
     )
-    return METRICS.get(name, unknown)
 
 
 def _place(result: Result, primary: str, budget: int) -> Judged:
     row = rank_row(result.rows, budget)
     name = anchor(result)
     if name is not None:
-        row = row or next((r for r in result.rows if r.solver == NO_SOLVER), None)
+        row = row or unsampled_row(result)
     if name is not None and result.ranked:
         return Judged(result, "anchor", row, f"{name} anchor: bounds the others and is not ranked")
     if (reason := unranked_reason(result)) is not None:
@@ -75,9 +79,11 @@ def _place(result: Result, primary: str, budget: int) -> Judged:
     return Judged(result, division_of(result), row, "", estimate.value, standing(estimate))
 
 
-def judge(results: Sequence[Result], primary: str, budget: int) -> list[Judged]:
+def judge(results: Sequence[Result], primary: str, budget: int, samplers: Sequence[Sampler] = ()) -> list[Judged]:
     """Every result in its place, in the order of the table: anchors, each division by rank, what is not ranked."""
     judged = [_place(result, primary, budget) for result in results]
+    for j in judged:
+        j.rows = rows_of(j.result, samplers)
     better = metric_info(primary).better
     for division in DIVISIONS:
         group = [j for j in judged if j.group == division]
@@ -85,8 +91,9 @@ def judge(results: Sequence[Result], primary: str, budget: int) -> list[Judged]:
         for j, rank in zip(group, ranks, strict=True):
             j.rank = rank
     short = [clean(j.result.entry) for j in judged]
+    bearers = Counter(short)
     for j, label in zip(judged, short, strict=True):
-        j.label = clean(j.result.model["name"]) if short.count(label) > 1 else label
+        j.label = clean(j.result.model["name"]) if bearers[label] > 1 else label
     sign = -1.0 if better == "higher" else 1.0
 
     def order(j: Judged) -> tuple:

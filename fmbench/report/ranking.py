@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 
-from fmbench.records.result import Estimate, Result, Row
+from fmbench.records.names import ANCHORS
+from fmbench.records.protocol import check_rank
+from fmbench.records.result import Result, Row
+from fmbench.statistics.comparisons import Standing, below, shared_ranks, standing  # noqa: F401 (the rest of the report takes them from here)
 from fmbench.storage.bundled import data_folder
-from fmbench.student import t95
+from fmbench.storage.readers import read_toml
 
-ANCHORS = ("data", "oracle")
 DECLARED = ("closed", "open")
 """What a recipe can say."""
 CONDITIONAL = " conditional"
@@ -34,25 +33,21 @@ class RankRule:
 def rank_rule(benchmark: str, folder: Path) -> RankRule:
     """The rule of a benchmark: in ``folder/protocols``, else in the bundled protocols, else the default rule.
 
-    Raises ValueError naming the file when its ``[rank]`` table is not ``{steps = ..., <kind> = "<metric>"}``.
+    Raises ValueError in one line that names the file for a ``[rank]`` table that :func:`~fmbench.records.protocol.check_rank` refuses.
     """
     if Path(benchmark).name != benchmark:
         return RankRule()
     paths = [root / "protocols" / f"{benchmark}.toml" for root in (folder, data_folder("leaderboard"))]
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if path.exists()), None)
     if path is None:
         return RankRule()
-    try:
-        table = dict(tomllib.loads(path.read_text()).get("rank", {}))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
-    steps = table.pop("steps", STEPS)
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"{path} [rank]: steps must be a whole number of at least 1, got {steps!r}")
-    for kind, metric in table.items():
-        if not isinstance(metric, str):
-            raise ValueError(f"{path} [rank]: {kind} must name a metric, got {metric!r}")
-    return RankRule(steps, {**PRIMARY, **table})
+    content = read_toml(path, "protocol")
+    table, tasks = content.get("rank", {}), content.get("tasks", [])
+    if not isinstance(table, dict):
+        raise ValueError(f"{path}: rank must be a table, got {table!r:.80}")
+    named = [task for task in tasks if isinstance(task, str)] if isinstance(tasks, list) else []
+    check_rank(table, named, f"{path} [rank]")
+    return RankRule(table.get("steps", STEPS), {**PRIMARY, **{k: v for k, v in table.items() if k != "steps"}})
 
 
 def anchor(result: Result) -> str | None:
@@ -64,7 +59,7 @@ def anchor(result: Result) -> str | None:
 def unranked_reason(result: Result) -> str | None:
     """Why a result takes no part in the ranking whatever its numbers are; None when it does."""
     if not result.ranked:
-        return "marked as not ranked by the run that made it (a --limit run, or an entry that is not to be ranked)"
+        return "; ".join(result.unranked_because) or "marked as not ranked by the run that made it"
     if result.model.get("division") not in DECLARED:
         return f"division {result.model.get('division')!r} is not ranked"
     if result.status == "claimed":
@@ -89,46 +84,6 @@ def rank_row(rows: Sequence[Row], budget: int) -> Row | None:
     """
     fixed = [row for row in rows if row.steps is not None and row.steps <= budget and applies(row)]
     return max(fixed, key=lambda row: (row.steps or 0, -row.total_nfe), default=None)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What an entry is ranked by: the 95 % interval of its metric and its value for every evaluation seed, if recorded."""
-
-    interval: tuple[float, float]
-    per_seed: tuple[float, ...] = ()
-
-
-def standing(estimate: Estimate) -> Standing:
-    """The standing of an estimate that has a value; without an interval it is a point."""
-    assert estimate.value is not None
-    interval = estimate.ci or (estimate.value, estimate.value)
-    return Standing(interval, tuple(estimate.details.get("per_seed", ())))
-
-
-def below(one: Standing, other: Standing) -> bool:
-    """Whether ``one`` is lower beyond doubt.
-
-    Every entry sees the same noise and the same reference samples, so with at least three evaluation seeds the *differences* are
-    judged, by a 95 % Student t interval: what all entries of a seed share cancels. Otherwise the intervals must not overlap.
-    """
-    count = len(one.per_seed)
-    if count < 3 or len(other.per_seed) != count:
-        return one.interval[1] < other.interval[0]
-    differences = [a - b for a, b in zip(one.per_seed, other.per_seed, strict=True)]
-    return fmean(differences) + t95(count - 1) * stdev(differences) / math.sqrt(count) < 0
-
-
-def shared_ranks(standings: Sequence[Standing], better: str) -> list[int]:
-    """Rank of each: 1 + the number of others that are better beyond doubt (:func:`below`), so leaders that cannot be told apart share 1.
-
-    Raises ValueError unless ``better`` is "lower" or "higher".
-    """
-    if better == "lower":
-        return [1 + sum(below(other, mine) for other in standings) for mine in standings]
-    if better == "higher":
-        return [1 + sum(below(mine, other) for other in standings) for mine in standings]
-    raise ValueError(f'cannot rank by a metric whose better side is {better!r}; it must be "lower" or "higher"')
 
 
 def primary_metric(results: Sequence[Result], primary: Mapping[str, str]) -> str:

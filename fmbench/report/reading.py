@@ -1,96 +1,93 @@
-"""Result files come from anyone, so each is checked before anything is built.
+"""Result files come from anyone: every one below a folder that can be believed, and one line for everything that cannot.
 
-It must be what its place says, with numbers where numbers belong.
+The names in a file become file names and headings, so it must be in the place that they say: ``<benchmark>/<task>/<entry>.json``. Links are
+not followed, pipes and devices are not opened.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fmbench.records import result
-from fmbench.records.result import STATUSES, Estimate, Result, Row
-from fmbench.report.samplers import sampler_of
+from fmbench.records.result import Result
+
+DEPTH = 3
+"""Parts of a place: benchmark, task, file."""
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: results in the order of their paths, and one line for each thing left out, which names it."""
+
+    results: list[Result]
+    problems: list[str]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _problem(entry: os.DirEntry[str], depth: int) -> str | None:
+    """Why something in a folder of results is not one, nor a folder of them; None when it may be."""
+    folder = entry.is_dir(follow_symlinks=False)
+    if entry.is_symlink():
+        return "is a symbolic link, which is not followed"
+    if entry.name.startswith("."):
+        return f"is hidden, so no {'folder of results' if folder else 'result'}"
+    if folder:
+        return "is a folder where result files belong" if depth == DEPTH else None
+    if not entry.is_file(follow_symlinks=False):
+        return "is no regular file"
+    if not entry.name.endswith(".json"):
+        return "is no result, which would end in .json"
+    return None if depth == DEPTH else "is in the wrong place; results are <benchmark>/<task>/<entry>.json"
 
 
-def _check_estimate(name: str, estimate: Estimate) -> None:
-    value, ci = estimate.value, estimate.ci
-    _require(value is None or _is_number(value), f"{name}: value must be a finite number or null, got {value!r}")
-    fine = ci is None or (len(ci) == 2 and all(map(_is_number, ci)) and ci[0] <= ci[1])
-    _require(fine, f"{name}: ci must be null or two finite numbers in order, got {ci!r}")
-    whole = isinstance(estimate.n, int) and estimate.n >= 0
-    _require(whole, f"{name}: n must be a whole number of at least 0, got {estimate.n!r}")
+def _scan(folder: Path, problems: list[str], depth: int = 1) -> Iterator[Path]:
+    """Files that may be results, in order; what else is there goes to ``problems``, but for files that have nothing to do with JSON."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        problems.append(f"{folder} cannot be read: {error.strerror or error}")
+        return
+    for entry in listed:
+        path = folder / entry.name
+        if entry.is_file(follow_symlinks=False) and ".json" not in entry.name.lower():
+            continue
+        if (problem := _problem(entry, depth)) is not None:
+            problems.append(f"{path} {problem}")
+        elif depth < DEPTH:
+            yield from _scan(path, problems, depth + 1)
+        else:
+            yield path
 
 
-def _check_row(row: Row) -> None:
-    where = f"row {row.solver!r} {row.steps!r}"
-    _require(isinstance(row.solver, str), f"{where}: solver must be text")
-    _require(row.steps is None or isinstance(row.steps, int), f"{where}: steps must be a whole number or null")
-    _require(_is_number(row.guidance), f"{where}: guidance must be a number, got {row.guidance!r}")
-    counts = list(row.nfe.values())
-    _require(
-        all(_is_number(n) and n >= 0 for n in counts), f"{where}: nfe must be numbers of at least 0, got {counts!r}"
-    )
-    for name, estimate in row.metrics.items():
-        _check_estimate(f"{where}: {name}", estimate)
-    _require(row.latency is None or isinstance(row.latency, Mapping), f"{where}: latency must be a table or null")
-    p50 = (row.latency or {}).get("p50")
-    _require(p50 is None or _is_number(p50), f"{where}: latency p50 must be a number, got {p50!r}")
-
-
-def check(found: Result) -> None:
-    """Raise ValueError in one line for a result whose fields are not of the kind the schema says."""
-    for table, keys in (("benchmark", ("name", "sha256")), ("task", ("name",)), ("model", ("name", "division"))):
-        content = getattr(found, table)
-        _require(isinstance(content, Mapping), f"{table} must be a table, got {content!r}")
-        for key in keys:
-            text = content.get(key)
-            _require(isinstance(text, str) and text != "", f"{table}: {key} must be text, got {text!r}")
-    parameters = found.model.get("parameters")
-    _require(parameters is None or _is_number(parameters), f"model: parameters must be a number, got {parameters!r}")
-    _require(isinstance(found.environment, Mapping), f"environment must be a table, got {found.environment!r}")
-    _require(isinstance(found.cost, Mapping), f"cost must be a table, got {found.cost!r}")
-    _require(isinstance(found.ranked, bool), f"ranked must be true or false, got {found.ranked!r}")
-    _require(found.status in STATUSES, f"status must be one of {', '.join(STATUSES)}, got {found.status!r}")
-    for row in found.rows:
-        _check_row(row)
-    samplers = [sampler_of(row) for row in found.rows]
-    _require(len(set(samplers)) == len(samplers), "two rows have the same sampler")
-    for name, estimate in found.flow.items():
-        _check_estimate(name, estimate)
+def printable(text: str) -> str:
+    """Text as one line that moves no cursor: names of files may hold line breaks, control characters and bytes that are no text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def read_result(path: Path, folder: Path) -> Result:
-    """Read and check ``folder/<benchmark>/<task>/<entry>.json``.
+    """Read ``folder/<benchmark>/<task>/<entry>.json``.
 
-    Raises ValueError naming the file when it is damaged, not of this schema, or says to be another result than its
-    place says: the names in it become file names and headings, so they are believed only where the folder agrees.
+    Raises FileNotFoundError, or ValueError in one line that names the file, when :func:`fmbench.records.result.read` does or when it says to
+    be another result than its place says.
     """
-    try:
-        found = result.read(path)
-        check(found)
-        place = (found.benchmark["name"], found.task["name"], f"{found.entry}.json")
-        here = path.relative_to(folder).parts
-        _require(here == place, f"it says to be {'/'.join(place)}")
-    except (ValueError, TypeError, AttributeError) as error:
-        message = str(error)
-        raise ValueError(
-            message if message.startswith(str(path)) else f"{path} is not a result file: {message}"
-        ) from None
+    found = result.read(path)
+    place = (found.benchmark["name"], found.task["name"], f"{found.entry}.json")
+    if path.relative_to(folder).parts != place:
+        raise ValueError(f"{path}: it says to be {'/'.join(place)}")
     return found
 
 
-def read_results(folder: Path) -> list[Result]:
-    """All results below a folder, checked, in the order of their paths. Raises ValueError naming the first bad file."""
-    return [read_result(path, folder) for path in sorted(folder.rglob("*.json"))]
+def read_results(folder: Path) -> Found:
+    """All results below a folder. One that is bad, or anything else that is not in its place, is a problem and stops nothing."""
+    results, problems = [], []
+    for path in _scan(folder, problems):
+        try:
+            results.append(read_result(path, folder))
+        except FileNotFoundError:
+            continue  # gone since it was listed
+        except ValueError as error:
+            problems.append(str(error))
+    return Found(results, [printable(problem) for problem in problems])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from fmbench.records.metric import METRICS, Metric
+from fmbench.records.metric import Metric
 from fmbench.records.result import Result
+from fmbench.records.sampler import UNSAMPLED, Sampler
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean
-from fmbench.report.columns import Column, columns_of
+from fmbench.report.columns import Column, columns_of, in_order
 from fmbench.report.judging import Judged, judge, metric_info
 from fmbench.report.ranking import DIVISIONS, PRIMARY, STEPS, primary_metric, shared_ranks
-from fmbench.report.samplers import NO_SOLVER, Sampler, row_for, sampler_label, sampler_of, samplers_of
+from fmbench.report.samplers import labels_of, samplers_of
 
 
 class TableKey(NamedTuple):
@@ -105,23 +106,28 @@ def sample_metrics(results: Sequence[Result], primary: str) -> dict[str, Metric]
     """Metrics by sampler that have at least one number, the primary one first, then in the order of the listing."""
     rows = [row for result in results for row in result.rows]
     names = {name for row in rows for name, estimate in row.metrics.items() if estimate.value is not None} - {primary}
-    known = [name for name in METRICS if name in names and METRICS[name].column]
-    return {name: metric_info(name) for name in (primary, *known, *sorted(names - set(METRICS)))}
+    return {name: metric_info(name) for name in (primary, *in_order(names))}
 
 
-def curves_of(result: Result, samplers: Sequence[Sampler], metrics: Sequence[str]) -> dict[str, tuple[Point, ...]]:
+def curves_of(result: Result, labels: Mapping[Sampler, str], metrics: Iterable[str]) -> dict[str, tuple[Point, ...]]:
     """Points of the quality-versus-NFE plot by metric; real samples, which cost no evaluation, have one point at 0."""
+    named = [
+        (
+            row,
+            clean(row.solver if row.solver == UNSAMPLED else labels[row.sampler]),
+            clean(row.solver if row.guidance == 1 else f"{row.solver} g{row.guidance:g}"),
+        )
+        for row in result.rows
+    ]
     curves: dict[str, tuple[Point, ...]] = {}
     for metric in metrics:
         points = []
-        for row in result.rows:
+        for row, label, line in named:
             estimate = row.metrics.get(metric)
             if row.failed is not None or estimate is None or estimate.value is None:
                 continue
             low, high = estimate.ci or (estimate.value, estimate.value)
-            label = row.solver if row.solver == NO_SOLVER else sampler_label(sampler_of(row), samplers)
-            line = row.solver if row.guidance == 1 else f"{row.solver} g{row.guidance:g}"
-            points.append(Point(clean(label), clean(line), row.total_nfe, estimate.value, low, high, estimate.n))
+            points.append(Point(label, line, row.total_nfe, estimate.value, low, high, estimate.n))
         if points:
             curves[metric] = tuple(sorted(points, key=lambda p: (p.line, p.nfe)))
     return curves
@@ -132,21 +138,22 @@ def _mark_best(columns: Sequence[Column], judged: Sequence[Judged], cells: list[
         if column.better not in ("lower", "higher"):
             continue
         for division in DIVISIONS:
-            found = {i: column.standing(j.result) for i, j in enumerate(judged) if j.group == division}
+            found = {i: column.standing(j) for i, j in enumerate(judged) if j.group == division}
             standings = {i: standing for i, standing in found.items() if standing is not None}
+            if len(standings) < 2:
+                continue
             ranks = shared_ranks(list(standings.values()), column.better)
             for place, rank in zip(standings, ranks, strict=True):
-                if rank == 1 and len(standings) > 1:
+                if rank == 1:
                     cells[place][index] = replace(cells[place][index], best=True)
 
 
-def _failures(judged: Sequence[Judged], samplers: Sequence[Sampler]) -> list[Note]:
+def _failures(judged: Sequence[Judged], labels: Mapping[Sampler, str]) -> list[Note]:
     notes = []
     for j in judged:
-        for sampler in samplers:
-            row = row_for(j.result, sampler)
-            if row is not None and row.failed is not None and row.solver != NO_SOLVER:
-                where = f"@{clean(sampler_label(sampler, samplers))}"
+        for sampler, row in j.rows.items():
+            if row.failed is not None and row.solver != UNSAMPLED:
+                where = f"@{clean(labels[sampler])}"
                 notes.append(Note(j.label, where, f"failed: {clean(row.failed, REASON_LENGTH)}"))
         if j.group == "unranked" and (j.row is None or j.row.failed is None):
             notes.append(Note(j.label, "rank", clean(j.reason, REASON_LENGTH)))
@@ -154,14 +161,14 @@ def _failures(judged: Sequence[Judged], samplers: Sequence[Sampler]) -> list[Not
 
 
 def _table(key: TableKey, results: Sequence[Result], budget: int, primary: str) -> Table:
-    samplers = samplers_of(results)
+    labels = labels_of(samplers_of(results))
     metrics = sample_metrics(results, primary)
-    judged = judge(results, primary, budget)
-    columns = columns_of(results, samplers, metrics, budget)
+    judged = judge(results, primary, budget, list(labels))
+    columns = columns_of(results, labels, metrics, budget)
     cells = [[column.cell(j) for column in columns] for j in judged]
     _mark_best(columns, judged, cells)
     rows = [
-        TableRow(j.label, j.group, j.rank, tuple(line), curves_of(j.result, samplers, list(metrics)))
+        TableRow(j.label, j.group, j.rank, tuple(line), curves_of(j.result, labels, metrics))
         for j, line in zip(judged, cells, strict=True)
     ]
     estimates = [row.metrics.get(primary) for result in results for row in result.rows]
@@ -173,9 +180,9 @@ def _table(key: TableKey, results: Sequence[Result], budget: int, primary: str) 
         metrics,
         tuple(columns),
         tuple(rows),
-        tuple(_failures(judged, samplers)),
+        tuple(_failures(judged, labels)),
         (min(sizes, default=0), max(sizes, default=0)),
-        tuple(sorted({clean(r.environment.get("device", "not recorded")) for r in results})),
+        tuple(sorted({clean(r.environment.get("device") or "not recorded") for r in results})),
         tuple(sorted({len(r.seeds) for r in results})),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import time
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fmbench.progress import progress_bars
-from fmbench.storage.hub import disk_full, is_disk_full
+from fmbench.storage.cache import cache_root
+from fmbench.storage.failures import answered, is_disk_full, root_line, writing
+from fmbench.storage.files import file_sha256
 
-CACHE_VARIABLE = "FMBENCH_CACHE"
 MIRROR_VARIABLE = "FMBENCH_MIRROR"
 """URL of a folder that holds all files under their own names; it replaces every address."""
 TIMEOUT = 30.0
@@ -47,28 +47,12 @@ class RemoteFile:
         return f"{mirror.rstrip('/')}/{self.filename}" if mirror else self.url
 
 
-def cache_root() -> Path:
-    """``FMBENCH_CACHE``, or ``~/.cache/fmbench``."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/fmbench").expanduser()
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _explain(error: Exception, address: str, path: Path) -> OSError:
     """One line for an answer or a connection that brought no file."""
     advice = f"set {MIRROR_VARIABLE} to a folder that has it, or put the file at {path}"
     if isinstance(error, urllib.error.HTTPError):
-        if error.code in (404, 410):
-            return FileNotFoundError(f"{address} is gone ({error.code}); {advice}")
-        if error.code in (401, 403):
-            return PermissionError(f"{address} is refused ({error.code}); {advice}")
-        return ConnectionError(f"{address} answered {error.code}; try later, {advice}")
-    reason = str(getattr(error, "reason", None) or error or type(error).__name__).partition("\n")[0]
-    return ConnectionError(f"{address} cannot be downloaded ({reason}); run again to resume, {advice}")
+        return answered(error.code, address, denied=advice, gone=advice, busy=advice)
+    return ConnectionError(f"{address} cannot be downloaded ({root_line(error)}); run again to resume, {advice}")
 
 
 def _request(address: str, start: int) -> Any:
@@ -152,21 +136,18 @@ def fetch_file(file: RemoteFile, folder: str) -> Path:
     path = cache_root() / folder / file.filename
     temporary = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            if not path.exists():
-                _fill(file.address, path, temporary)
-                _verify(file, temporary)
-                os.replace(temporary, path)
-                return path
+        with writing(path.parent, file.filename):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                if not path.exists():
+                    _fill(file.address, path, temporary)
+                    _verify(file, temporary)
+                    os.replace(temporary, path)
+                    return path
     except OSError as error:
         if is_disk_full(error):
             temporary.unlink(missing_ok=True)
-            raise disk_full(path.parent, file.filename, CACHE_VARIABLE) from error
-        if error.errno is None:
-            raise
-        reason = f"cannot write in {path.parent} ({error.strerror}); set {CACHE_VARIABLE} to another folder"
-        raise OSError(error.errno, reason) from error
+        raise
     if file.sha256 is not None and (found := file_sha256(path)) != file.sha256:
         advice = "delete it and it is fetched again"
         raise ValueError(f"{path} is damaged: SHA-256 expected {file.sha256}, found {found}; {advice}")

@@ -38,6 +38,12 @@ def sha256(data: Any) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read a piece at a time. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(content: Any) -> str:
     """SHA-256 of the canonical JSON of plain data: the identity of a protocol, a recipe, a unit of work."""
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), default=list).encode())

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fmbench.storage.failures import answered, causes, disk_full, is_disk_full, root_line
+from fmbench.storage.files import file_sha256
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 DATA_VARIABLE = "FMBENCH_DATA"
 ATTEMPTS = 2
 """The client resumes a download that breaks off, but gives up at once when the connection is reset."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space left, quota reached, file larger than the file system or the limits of the process allow."""
 
 
 @dataclass(frozen=True)
@@ -79,49 +77,25 @@ def _bar_class(progress: Progress, description: str) -> type:
     return Bar
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and the errors behind it, the root last."""
-    current: BaseException | None = error
-    for _ in range(32):  # a chain can be cyclic
-        if current is None:
-            return
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that no more can be written."""
-    return any(isinstance(e, OSError) and e.errno in DISK_FULL for e in _chain(error))
-
-
-def disk_full(folder: Path | str, what: str, variable: str) -> OSError:
-    """The one line for a full disk: which folder, for what, and the variable that moves it elsewhere."""
-    advice = f"free some, or set {variable} to a folder on another disk"
-    return OSError(errno.ENOSPC, f"no space left in {folder} for {what}; {advice}")
-
-
 def _explain(error: Exception, what: str, endpoint: str) -> OSError:
     """One line for a failure of the client: what failed, why, what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    responses = (getattr(e, "response", None) for e in _chain(error))
+    responses = (getattr(e, "response", None) for e in causes(error))
     status = next((r.status_code for r in responses if r is not None), None)
-    reason = str(list(_chain(error))[-1]).strip().partition("\n")[0]
+    reason = root_line(error)
     local = f"{DATA_VARIABLE} to a folder laid out like the Hub"
     if is_disk_full(error):
         return disk_full(constants.HF_HUB_CACHE, what, "HF_HUB_CACHE")
-    if status in (401, 403):
-        advice = "it is public, so check HF_TOKEN and HF_ENDPOINT"
-        return PermissionError(f"{endpoint} refused {what} ({status}); {advice}")
-    if status == 404:
-        advice = f"the pinned revision has vanished: update flow-matching-bench, or set {local}"
-        return FileNotFoundError(f"{endpoint} has no {what} (404); {advice}")
-    if status == 429:
-        advice = "wait some minutes, or set HF_TOKEN"
-        return ConnectionError(f"{endpoint} answered 429 (too many requests) for {what}; {advice}")
     if status is not None and status >= 400:
-        return ConnectionError(f"{endpoint} answered {status} for {what}; try later, or set HF_ENDPOINT to a mirror")
+        return answered(
+            status,
+            f"{endpoint}/{what}",
+            denied="it is public, so check HF_TOKEN and HF_ENDPOINT",
+            gone=f"the pinned revision has vanished: update flow-matching-bench, or set {local}",
+            busy="set HF_TOKEN or HF_ENDPOINT (a mirror)",
+        )
     if isinstance(error, LocalEntryNotFoundError):
         advice = f"go online once, set HF_ENDPOINT to a mirror, or {local}"
         return ConnectionError(f"{what} is not cached and {endpoint} cannot be reached ({reason}); {advice}")
@@ -153,7 +127,7 @@ def _download(repo: str, revision: str, filename: str, what: str, endpoint: str,
             )
             return Path(path)
         except _client_errors() as error:
-            answered = any(getattr(e, "response", None) is not None for e in _chain(error))
+            answered = any(getattr(e, "response", None) is not None for e in causes(error))
             final = answered or is_disk_full(error) or isinstance(error, LocalEntryNotFoundError)
             if final or attempt == ATTEMPTS:
                 raise _explain(error, what, endpoint) from error
@@ -165,9 +139,7 @@ def _check_announced(source: SourceFile) -> None:
     announced = source.path.resolve().name
     if not re.fullmatch("[0-9a-f]{64}", announced):
         return
-    with source.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != announced:
+    if (found := file_sha256(source.path)) != announced:
         raise ValueError(f"{source.origin}: SHA-256 expected {announced}, found {found}; {source.discard()}")
 
 

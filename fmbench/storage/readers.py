@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 MEBIBYTE = 1 << 20
+LONGEST_LINE = 400
+LONGEST = 100
+"""Characters of a name from a file that a message shows."""
 DEEPEST = 32
 """Levels of nesting: what fmbench writes has fewer than ten."""
 
 
+def _printable(text: str, longest: int) -> str:
+    """Text without line breaks and control characters, which could rewrite a terminal, and cut where it is long."""
+    plain = text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return plain if len(plain) <= longest else f"{plain[:longest]}..."
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, its type where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _printable(line, LONGEST_LINE)
 
 
 def one_line(error: BaseException) -> str:
     """An error of foreign code as one line: its type and the first line of its message."""
     said = first_line(error)
     return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+
+
+def shown(name: str) -> str:
+    """A name from a file as a message may show it."""
+    return _printable(name, LONGEST)
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
@@ -61,9 +77,10 @@ def _require_shallow(content: Any, path: Path, depth: int = DEEPEST) -> None:
 
 def read_toml(path: Path, what: str, limit: int = MEBIBYTE) -> dict[str, Any]:
     """The content of a TOML file. Raises FileNotFoundError, or ValueError in one line that names the file."""
+    text = _text(path, limit, what)
     try:
-        content = tomllib.loads(_text(path, limit, what))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ValueError(f"{path}: not valid TOML: {first_line(error)}") from None
     _require_shallow(content, path)
     return content
@@ -73,12 +90,18 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one table")
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(f"{text:.40}")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The table of a JSON parser's pairs. Raises ValueError for a key that stands twice."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {key!r:.{LONGEST}} stands twice in one table")
+        table[key] = value
     return table
 
 
@@ -89,7 +112,7 @@ def read_json(path: Path, what: str, limit: int = 4 * MEBIBYTE) -> Any:
     """
     text = _text(path, limit, what)
     try:
-        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        content = json.loads(text, object_pairs_hook=unique_keys, parse_float=_finite, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no {what}: {first_line(error)}") from None
     _require_shallow(content, path)

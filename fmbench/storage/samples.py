@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,109 +13,68 @@ import numpy as np
 import torch
 
 from fmbench.shapes import Points
+from fmbench.storage.arrays import ARRAYS, KEYED, LISTED, read_array_file
+from fmbench.storage.pictures import read_pictures
+from fmbench.storage.readers import first_line
 
-ARRAYS = (".npy", ".npz", ".safetensors")
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
-LOSSY = (".jpg", ".jpeg", ".webp")
 RANGES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
 """What black and white are in float images, by the name that `--range` takes."""
 DARKEST = 32
 """Images in 0..255 with no pixel above this are taken for images on another scale."""
 DARK_SHARE = 1e-3
 """Float images with a smaller share of values below -0.5 than this may be images on [0, 1] that overshoot: there is hardly a dark pixel."""
+EXACT = 2**53
+"""Largest integer up to which every one is a float64."""
 OVERSHOOT = 2.0
 """Samples of a model may leave [-1, 1]; this far and no farther before the range is doubted."""
-LARGEST_PIXELS = 4096 * 4096
 HINT = "a .npy, .npz or .safetensors array, or a folder or .zip of PNG pictures"
 
 
-def _chosen(names: list[str], key: str | None, where: Path) -> str:
-    """The array to read. Raises ValueError when there is a choice and none was made."""
-    if key is None and len(names) > 1:
-        key = next((name for name in ("samples", "arr_0") if name in names), None)
-    if key is None and len(names) == 1:
-        return names[0]
-    if key not in names:
-        asked = "several arrays" if key is None else f"no array {key!r}"
-        raise ValueError(f"{where} has {asked}; choose one with --key: {', '.join(names) or 'none'}")
-    return key
+@dataclass(frozen=True)
+class Found:
+    """The samples of a file as they stand, and what there was besides.
 
-
-def _array(path: Path, key: str | None) -> np.ndarray:
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return file[_chosen(list(file), key, path)]
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-        tensor = file.get_tensor(_chosen(list(file.keys()), key, path))
-    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
-
-
-def _hidden(name: str) -> bool:
-    """Whether a file is an operating system's own: nothing is ever unpacked, so that ``..`` is a name like any other."""
-    return any(part == "__MACOSX" or (part.startswith(".") and part.strip(".")) for part in Path(name).parts)
-
-
-def _files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, reader) of everything in a folder or zip, sorted by name; hidden files and folders are left out."""
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file())
-        named = [(str(p.relative_to(path)), p.read_bytes) for p in found]
-        yield from ((name, read) for name, read in named if not _hidden(name))
-        return
-    with zipfile.ZipFile(path) as archive:
-        for info in sorted(archive.infolist(), key=lambda i: i.filename):
-            if not info.is_dir() and not _hidden(info.filename):
-                yield info.filename, lambda info=info: archive.read(info)
-
-
-def _png(name: str, data: bytes) -> np.ndarray:
-    """One picture as uint8 (height, width, channels). Raises ValueError for anything but 8-bit grey or RGB."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.width * image.height > LARGEST_PIXELS:
-                raise ValueError(
-                    f"picture {name} has {image.width} x {image.height} pixels, more than {LARGEST_PIXELS}"
-                )
-            if image.mode not in ("L", "RGB"):
-                raise ValueError(f"picture {name} has mode {image.mode}; save 8-bit grey (L) or RGB")
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError):
-        raise ValueError(f"picture {name} is damaged or no PNG") from None
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _pictures(path: Path) -> np.ndarray:
-    """All pictures of a folder or zip as uint8 (n, channels, height, width)."""
-    pictures: list[np.ndarray] = []
-    for name, read in _files(path):
-        suffix = Path(name).suffix.lower()
-        if suffix in LOSSY:
-            raise ValueError(f"{path} holds {name}; lossy pictures change every score, save PNG instead")
-        if suffix != ".png":
-            continue
-        picture = _png(name, read())
-        if pictures and picture.shape != pictures[0].shape:
-            size, first = (" x ".join(map(str, p.shape)) for p in (picture, pictures[0]))
-            raise ValueError(f"picture {name} is {size}, the others {first}; nothing is resized here, make them equal")
-        pictures.append(picture)
-    if not pictures:
-        raise ValueError(f"{path} holds no PNG picture")
-    return np.stack(pictures).transpose(0, 3, 1, 2)
-
-
-def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
-    """The array of a file as it stands, or pictures as uint8 (n, channels, height, width).
-
-    Raises FileNotFoundError, or ValueError in one line: pickles, lossy or unequal pictures, no or several arrays.
+    Attributes:
+        array: numbers, or pictures as uint8 (n, channels, height, width).
+        facts: for the record, where there is something to say: ``array``, the name of the one that was read, ``arrays``, the names of all where
+            there are several, ``left_out``, how many files of a folder or zip are no pictures, and the names of the first.
     """
-    path = Path(path)
+
+    array: np.ndarray
+    facts: dict[str, Any]
+
+
+def _chosen_array(path: Path, key: str | None, option: str) -> Found:
+    chosen = read_array_file(path, key, option)
+    facts: dict[str, Any] = {} if chosen.name is None else {"array": chosen.name}
+    if len(chosen.names) > 1:
+        facts["arrays"] = list(chosen.names[:LISTED])
+    return Found(chosen.array, facts)
+
+
+def _all_pictures(path: Path) -> Found:
+    pictures = read_pictures(path)
+    left_out = pictures.left_out
+    facts = {"left_out": {"files": len(left_out), "first": list(left_out[:LISTED])}} if left_out else {}
+    return Found(pictures.pixels, facts)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Inside, whatever a reader raises becomes a ValueError of one line that names the file."""
+    try:
+        yield
+    except Exception as error:
+        # Every reader has exceptions of its own (safetensors a bare Exception); what our checks say already names the file or picture.
+        ours = isinstance(error, ValueError) and (str(path) in str(error) or str(error).startswith("picture "))
+        if ours and "\n" not in str(error):
+            raise error from None
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
+
+
+def check_file(path: Path) -> None:
+    """Raise FileNotFoundError or ValueError, in one line, for a path that no samples can be read from whatever it holds."""
     if not path.exists():
         raise FileNotFoundError(f"no samples at {path}")
     suffix = path.suffix.lower()
@@ -122,15 +82,24 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
         raise ValueError(f"{path}: pickles run code and are refused; save {HINT}")
     if not (path.is_dir() or suffix in (*ARRAYS, ".zip")):
         raise ValueError(f"{path} is no file of samples; give {HINT}")
-    try:
-        return _pictures(path) if path.is_dir() or suffix == ".zip" else _array(path, key)
-    except Exception as error:
-        # Every reader has exceptions of its own (safetensors a bare Exception); what our checks say already names the file or picture.
-        ours = isinstance(error, ValueError) and (str(path) in str(error) or str(error).startswith("picture "))
-        what = (str(error).splitlines() or ["?"])[0]
-        if "pickle" in what:
-            what = "it is damaged, or holds Python objects, which run code and are refused; save numbers"
-        raise (error if ours else ValueError(f"{path} cannot be read: {what}")) from None
+    if not (path.is_dir() or path.is_file()):
+        raise ValueError(f"{path} is no regular file; give {HINT}")
+
+
+def read_array(path: str | Path, key: str | None = None, option: str = "--key") -> Found:
+    """The array of a file as it stands, or pictures as uint8 (n, channels, height, width); ``option`` is how a caller chooses ``key``.
+
+    Sizes that a file states are compared with the bytes that are there before anything is read, and what unpacks to far more than it is packed
+    in is refused. Raises FileNotFoundError, or ValueError in one line: pickles, lossy or unequal pictures, no or several arrays, a key for a
+    file without names, damage.
+    """
+    path = Path(path)
+    check_file(path)
+    if key is not None and (path.is_dir() or path.suffix.lower() not in KEYED):
+        raise ValueError(f"{path} has no named arrays, so there is none to choose; leave {option} {key} out")
+    with reading(path):
+        pictures = path.is_dir() or path.suffix.lower() == ".zip"
+        return _all_pictures(path) if pictures else _chosen_array(path, key, option)
 
 
 def _channels_first(array: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
@@ -163,9 +132,10 @@ def _scaled(images: np.ndarray, value_range: str | None, where: str) -> np.ndarr
             )
         value_range = "signed"
     start, stop = RANGES[value_range]
-    x = images.astype(np.float32)
-    if value_range != "signed":
-        x = (x - np.float32(start)) * np.float32(2 / (stop - start)) - 1
+    with np.errstate(over="ignore"):
+        x = images.astype(np.float32)
+        if value_range != "signed":
+            x = (x - np.float32(start)) * np.float32(2 / (stop - start)) - 1
     if float(np.abs(x).max()) > OVERSHOOT or (value_range == "bytes" and high <= DARKEST):
         ranges = ", ".join(f"{name} ({a:g} to {b:g})" for name, (a, b) in RANGES.items())
         raise ValueError(f"{told}, which does not fit the range {value_range}; allowed: {ranges}")
@@ -182,12 +152,15 @@ def _likely(high: float) -> str:
 
 def _single(array: np.ndarray, where: str) -> np.ndarray:
     """Vectors as float32, as every sample is. Raises ValueError when that would lose what the samples differ by."""
-    exact = array.astype(np.float64)
+    if array.dtype.kind in "iu" and max(int(array.max()), -int(array.min())) > EXACT:
+        raise ValueError(f"{where} holds integers beyond 2^53, which are not told apart; subtract a common offset")
     with np.errstate(over="ignore", invalid="ignore"):
+        exact = array.astype(np.float64)
         single = exact.astype(np.float32)
-    spread = float(np.ptp(exact, axis=0).max())
-    lost = float(np.abs(single - exact).max())
-    if not lost <= 1e-4 * spread and lost > 0:
+        spread = float(np.ptp(exact, axis=0).max())
+        lost = float(np.abs(single - exact).max())
+    # Equal samples differ by nothing that could be lost; what overflows is no number any more.
+    if not math.isfinite(lost) or (spread > 0 and lost > 1e-4 * spread):
         raise ValueError(
             f"{where} holds values up to {np.abs(exact).max():.3g} that span {spread:.3g}, which float32 cannot tell apart; "
             "subtract a common offset from both sets, or rescale them"
@@ -195,8 +168,27 @@ def _single(array: np.ndarray, where: str) -> np.ndarray:
     return single
 
 
+def _fitted(array: np.ndarray, shape: tuple[int, ...] | None, where: str) -> np.ndarray:
+    """The array as (n, d) or (n, channels, height, width), and (n, *shape). Raises ValueError for one that cannot be."""
+    array = _channels_first(array, shape)
+    fits = shape is None or array.shape[1:] == shape
+    if shape is not None and not fits and array.ndim > 1 and math.prod(array.shape[1:]) == math.prod(shape):
+        if array.ndim != 2:
+            raise ValueError(f"{where} holds samples of shape {array.shape[1:]}, the task has {shape}")
+        return array.reshape(-1, *shape)
+    if not fits or array.ndim not in (2, 4):
+        wanted = "(n, d) vectors or (n, channels, height, width) images"
+        wanted = wanted if shape is None else f"samples of shape {shape}"
+        raise ValueError(f"{where} holds an array of shape {array.shape}; expected {wanted}")
+    return array
+
+
 def read_samples(
-    path: str | Path, shape: tuple[int, ...] | None = None, key: str | None = None, value_range: str | None = None
+    path: str | Path,
+    shape: tuple[int, ...] | None = None,
+    key: str | None = None,
+    value_range: str | None = None,
+    key_option: str = "--key",
 ) -> tuple[Points, dict[str, Any]]:
     """Samples ready to be scored, float32 (n, *shape), images on [-1, 1], and facts about them for the record.
 
@@ -205,38 +197,30 @@ def read_samples(
         shape: shape of one sample; without it (n, d) arrays are vectors and everything else images.
         key: which array of a .npz or .safetensors file.
         value_range: black and white of float images, a name in :data:`RANGES`; uint8 and pictures are always 0 to 255.
+        key_option: how the caller's user says ``key``, for messages.
+
+    The facts are those of :class:`Found`, ``dtype``, and for images ``clipped_share``, the share of values outside [-1, 1].
 
     Raises FileNotFoundError, or ValueError in one line for everything that cannot be scored as it is: NaN (how many, where first), another
     shape, a range that does not fit, an empty set.
     """
     if value_range is not None and value_range not in RANGES:
         raise ValueError(f"unknown range {value_range!r}; allowed: {', '.join(RANGES)}")
-    array = read_array(path, key)
-    if array.ndim == 0 or not array.size:
+    found = read_array(path, key, key_option)
+    array = found.array
+    if array.ndim == 0:
         raise ValueError(f"{path} holds no samples: its array has shape {array.shape}")
     if np.issubdtype(array.dtype, np.floating) and (bad := ~np.isfinite(array)).any():
         row = int(np.argwhere(bad)[0][0])
         raise ValueError(
             f"{path} has {int(bad.sum())} NaN or infinite values, the first in sample {row}; leave them out"
         )
-    array = _channels_first(array, shape)
-    if (
-        shape is not None
-        and array.shape[1:] != shape
-        and array.reshape(len(array), -1).shape[1:] == (int(np.prod(shape)),)
-    ):
-        if array.ndim != 2:
-            raise ValueError(f"{path} holds samples of shape {array.shape[1:]}, the task has {shape}")
-        array = array.reshape(-1, *shape)
-    if (shape is not None and array.shape[1:] != shape) or array.ndim not in (2, 4):
-        wanted = (
-            "(n, d) vectors or (n, channels, height, width) images" if shape is None else f"samples of shape {shape}"
-        )
-        raise ValueError(f"{path} holds an array of shape {array.shape}; expected {wanted}")
+    array = _fitted(array, shape, str(path))
+    facts = {"dtype": str(array.dtype), **found.facts}
     if array.ndim == 2:
-        if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        if array.dtype.kind not in "fiu":
             raise ValueError(f"{path} holds {array.dtype}, expected real numbers")
-        return torch.from_numpy(_single(array, str(path))), {"dtype": str(array.dtype)}
+        return torch.from_numpy(_single(array, str(path))), facts
     images = _scaled(array, value_range, str(path))
     outside = float((np.abs(images) > 1 + 1e-4).mean())
-    return torch.from_numpy(np.ascontiguousarray(images)), {"dtype": str(array.dtype), "clipped_share": outside}
+    return torch.from_numpy(np.ascontiguousarray(images)), {**facts, "clipped_share": outside}

@@ -13,18 +13,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fmbench.progress import progress_bars
+from fmbench.storage.cache import cache_root
+from fmbench.storage.failures import writing
 from fmbench.storage.files import write_json
-from fmbench.storage.hub import disk_full, fetch, is_disk_full
+from fmbench.storage.hub import fetch
+from fmbench.storage.readers import first_line
 
-CACHE_VARIABLE = "FMBENCH_CACHE"
 CHUNK = 1000
 ABANDONED_SECONDS = 24 * 3600.0
 """Age at which the temporary folder of a killed process is removed."""
@@ -80,8 +81,7 @@ class Arrays:
 
 def cache_folder(dataset: Dataset, split: str) -> Path:
     """Where a split's arrays are kept: below ``FMBENCH_CACHE`` or ``~/.cache/fmbench``, named by the pinned hash."""
-    root = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/fmbench").expanduser()
-    return root / "datasets" / dataset.repo.replace("/", "--") / f"{split}-{dataset.split(split).sha256[:16]}"
+    return cache_root() / "datasets" / dataset.repo.replace("/", "--") / f"{split}-{dataset.split(split).sha256[:16]}"
 
 
 def pixel_hash(images: np.ndarray, labels: np.ndarray, order: np.ndarray | None = None) -> str:
@@ -120,7 +120,6 @@ def decode(path: Path, dataset: Dataset, rows: int, advance: Callable[[int], Non
     rows, formats, sizes, or labels.
     """
     import pyarrow.parquet
-    from pyarrow import ArrowException
 
     images, labels, done = np.empty((rows, *dataset.shape), np.uint8), np.empty(rows, np.uint8), 0
     try:
@@ -136,8 +135,8 @@ def decode(path: Path, dataset: Dataset, rows: int, advance: Callable[[int], Non
                     images[row] = _pixels(png.as_py(), dataset.shape)
                 done += len(values)
                 advance(len(values))
-    except (ArrowException, KeyError, OSError, TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    except Exception as error:  # Arrow's and Pillow's own, which derive from nothing that could be named
+        reason = first_line(error)
         promise = f"{rows} PNG images {'x'.join(map(str, dataset.shape))}"
         raise ValueError(f"not the parquet file of {promise} that {dataset.repo} promises ({reason})") from error
     return images, labels
@@ -149,9 +148,8 @@ def _open(folder: Path, dataset: Dataset, split: Split) -> Arrays:
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{folder} is damaged ({reason}); {advice}") from error
+    except Exception as error:  # NumPy has many ways to fail on a header
+        raise ValueError(f"{folder} is damaged ({first_line(error)}); {advice}") from error
     found = [(array.shape, array.dtype.name) for array in (images, labels)]
     expected = [((split.rows, *dataset.shape), "uint8"), ((split.rows,), "uint8")]
     if found != expected:
@@ -169,18 +167,6 @@ def _write_array(path: Path, array: np.ndarray, order: np.ndarray) -> None:
             file.write(array[order[start : start + CHUNK]].tobytes())
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _writing(folder: Path, size: int) -> Iterator[None]:
-    """Turn an OSError in the block into one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(folder, f"{size / 1e6:.1f} MB of decoded images", CACHE_VARIABLE) from error
-        reason = f"cannot write in {folder} ({error.strerror}); set {CACHE_VARIABLE} to another folder"
-        raise OSError(error.errno, reason) from error
 
 
 def _prepare(parent: Path) -> None:
@@ -221,7 +207,8 @@ def load(dataset: Dataset, split: str) -> Arrays:
     if folder.is_dir():
         return _open(folder, dataset, pinned)
     size = pinned.rows * (int(np.prod(dataset.shape)) + 1)
-    with _writing(folder.parent, size):
+    images_of_size = f"{size / 1e6:.1f} MB of decoded images"
+    with writing(folder.parent, images_of_size):
         _prepare(folder.parent)
     with progress_bars() as progress:
         source = fetch(dataset.repo, dataset.revision, pinned.filename, progress)
@@ -235,6 +222,6 @@ def load(dataset: Dataset, split: str) -> Arrays:
         wrong = f"SHA-256 of the pixels expected {pinned.sha256}, found {found}"
         raise ValueError(f"{source.origin}: {wrong}; {source.discard()}")
     provenance = {"origin": source.origin, "revision": dataset.revision, "rows": pinned.rows, "sha256": found}
-    with _writing(folder.parent, size):
+    with writing(folder.parent, images_of_size):
         _store(folder, {"images": images, "labels": labels}, order, provenance)
     return _open(folder, dataset, pinned)

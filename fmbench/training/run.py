@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,19 +16,21 @@ from torch import nn
 
 from fmbench.methods.base import Method
 from fmbench.noise import generator
-from fmbench.records.recipe import Recipe, Training, require_closed
-from fmbench.registry import TASKS
+from fmbench.records.recipe import Recipe, Training, parse, require_closed
 from fmbench.storage.files import check_writable
 from fmbench.tasks.base import Task
+from fmbench.training import checkpoint
+from fmbench.training.claim import TEMPORARY, WORKSPACE, claim
 from fmbench.training.processes import Processes, join, launch, launched
 from fmbench.training.sharding import Sharded, check_rows
 from fmbench.training.teacher import kept, state_hash
-from fmbench.zoo.entry import write_entry
-from fmbench.zoo.resolve import build, load, method_class
+from fmbench.zoo.building import build, in_words, make_task, require_closed_net
+from fmbench.zoo.catalogue import CHECKPOINT
+from fmbench.zoo.code import method_class
+from fmbench.zoo.entry import prove_saved, write_card, write_entry
+from fmbench.zoo.resolve import load
 
-CHECKPOINT = ".checkpoint.pt"
-WORKSPACE = ".workspace"
-"""Samples of the teacher, until the entry is written."""
+__all__ = ["CHECKPOINT", "WORKSPACE", "Report", "Run", "learning_rate", "moving_average", "train"]
 Report = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
 
@@ -58,13 +59,6 @@ def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def _on_cpu(state: Any) -> Any:
-    """A state dict with its tensors on the CPU, readable where there is no other device."""
-    if isinstance(state, dict):
-        return {key: _on_cpu(value) for key, value in state.items()}
-    return state.cpu() if isinstance(state, torch.Tensor) else state
-
-
 class Run:
     """The state of one training run: method, average, optimiser, step.
 
@@ -83,6 +77,7 @@ class Run:
         self.teacher = state_hash(teacher) if teacher is not None else ""
         self.recipe, self.method, self.step = recipe, method, 0
         self.seconds = 0.0
+        self.saved = -1
         self.average = torch.optim.swa_utils.AveragedModel(method, multi_avg_fn=moving_average(config.ema))
         self.optimiser = torch.optim.AdamW(
             method.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
@@ -98,14 +93,16 @@ class Run:
         random = generator(config.seed, 1, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr * learning_rate(config, self.step)
-        batch = source(random).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss = self.method.loss(batch, random)
-        value = loss.item()
+        with in_words(f"{type(self.method).__name__} at step {self.step}"):
+            batch = source(random).to(device)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                loss = self.method.loss(batch, random)
+            value = loss.item()
         if not math.isfinite(value):
             raise ValueError(f"training loss became {value} at step {self.step}; lower train.lr or set train.clip")
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        with in_words(f"the gradient of {type(self.method).__name__} at step {self.step}"):
+            loss.backward()
         if self.sharded is not None:
             self.sharded.sum_gradients()
         if config.clip > 0:
@@ -118,47 +115,62 @@ class Run:
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically. Raises what :meth:`require_finite` raises, and then leaves the last one in place."""
         self.require_finite()
-        temporary = path.with_suffix(".tmp")
-        torch.save(
+        checkpoint.write(
+            path,
             {
                 "recipe": self.recipe.identity(),
                 "teacher": self.teacher,
                 "step": self.step,
-                "seconds": self.seconds,
-                "method": _on_cpu(self.method.state_dict()),
-                "average": _on_cpu(self.average.state_dict()),
-                "optimiser": _on_cpu(self.optimiser.state_dict()),
+                "seconds": float(self.seconds),
+                **self._states(),
+                "optimiser": self.optimiser.state_dict(),
             },
-            temporary,
         )
-        os.replace(temporary, path)
+        self.saved = self.step
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        return {"method": self.method.state_dict(), "average": self.average.state_dict()}
 
     def require_finite(self) -> None:
         """Raises ValueError when a weight is not finite: the average keeps every infinity or NaN that ever was."""
         if not all(bool(weight.isfinite().all()) for weight in self.average.parameters()):
             raise ValueError(f"weights are no longer finite after step {self.step}; lower train.lr or set train.clip")
 
-    def resume(self, path: Path) -> bool:
-        """Continue from a checkpoint of the same recipe and teacher, of any device; one of another is left alone and not used.
+    def resume(self, path: Path, overwrite: bool = False) -> bool:
+        """Continue from a checkpoint of the same recipe and teacher, of any device, if there is one.
 
-        Raises ValueError in one line for a file that is no checkpoint.
+        The dtype in which the weights will be stored may be another: nothing before the last step depends on it. Every field is checked
+        before anything is changed. Raises ValueError in one line for a file that is no checkpoint of this network, and for one of another
+        recipe or teacher, which ``overwrite`` ignores.
         """
-        if not path.is_file():
+        if not (path.exists() or path.is_symlink()):
             return False
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            made_for = (state["recipe"], state.get("teacher", ""))
-        except Exception as error:
-            # torch.load has many ways to fail on bytes that are not its own.
-            reason = (str(error).splitlines() or ["?"])[0]
-            raise ValueError(f"{path} is damaged ({reason[:80]}); delete it to start from the first step") from error
-        if made_for != (self.recipe.identity(), self.teacher):
-            return False
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.method.load_state_dict(state["method"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        states = self._states()
+        # AdamW holds two tensors for each of the method.
+        content = checkpoint.read(path, checkpoint.largest(*states.values(), states["method"], states["method"]))
+        if not any(content.get("recipe") == own for own in _but_for_storage(self.recipe)) or (
+            content.get("teacher", "") != self.teacher
+        ):
+            if overwrite:
+                return False
+            raise ValueError(
+                f"{path} is of another recipe or teacher; give another --out, or --overwrite to start from the first step"
+            )
+        checkpoint.require_run(path, content, states, self.optimiser, self.recipe.train.steps)
+        self.step, self.seconds = content["step"], content["seconds"]
+        self.method.load_state_dict(content["method"])
+        self.average.load_state_dict(content["average"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.saved = self.step
         return True
+
+
+def _but_for_storage(recipe: Recipe) -> set[str]:
+    """Identities of the recipes that differ from this one in how the weights are stored, if at all."""
+    return {
+        dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, storage=storage)).identity()
+        for storage in ("float32", "float16")
+    }
 
 
 def train(
@@ -171,10 +183,12 @@ def train(
     report: Report | None = None,
     accumulate: int = 1,
     processes: int = 1,
+    overwrite: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Train a recipe and write the entry folder ``out``: ``model.safetensors``, the resolved ``recipe.toml``, ``README.md``.
 
+    What is finished in ``out``, or belongs to another recipe, is replaced with ``overwrite`` only, and not before the last step.
     A checkpoint in ``out`` of the same recipe is continued, on whatever device it was made; the steps are keyed by their number, so the
     final weights on one machine are the same with or without interruption. With ``max_steps`` the run stops early, leaves its
     checkpoint, and writes no weights.
@@ -183,13 +197,19 @@ def train(
     those that accelerate or torchrun started); neither changes the losses or weights beyond rounding. ``clock`` gives seconds; a
     checkpoint is written when ``checkpoint_seconds`` of them have passed. Process 0 alone reports and writes.
 
-    Raises ValueError for a bad recipe, for a batch smaller than its parts, and for a loss or weights that are not finite, in which case
-    the last good checkpoint stays; PermissionError when ``out`` cannot be written; ImportError for several processes without accelerate.
+    Raises ValueError in one line for a bad recipe or option, for a folder that is taken, for a state that cannot be saved (before the
+    first step), for a closed recipe whose method builds another network, for whatever the method raises, for a batch smaller than its
+    parts, and for a loss or weights that are not finite, in which case the last good checkpoint stays; PermissionError when ``out``
+    cannot be written; ImportError for several processes without accelerate.
     """
     out = Path(out)
+    _check_options(max_steps, checkpoint_seconds, accumulate, processes)
+    parse({k: v for k, v in dataclasses.asdict(recipe).items() if v is not None}, "recipe")
+    claim(recipe, out, overwrite)
     check_writable(out)
     check_rows(recipe.train.batch_size, max(processes, launched()), accumulate)
     options = {"max_steps": max_steps, "checkpoint_seconds": checkpoint_seconds, "accumulate": accumulate}
+    options["overwrite"] = overwrite
     if processes > 1 and launched() == 1:
         launch(partial(train, recipe, out, device=device, clock=clock, **options), processes, device, report)
         return out
@@ -200,11 +220,14 @@ def train(
         device = group.device
     task, method, teacher = _prepare(recipe, out, device, group)
     run = Run(recipe, method.to(device).train(), accumulate, group, teacher)
-    run.resume(out / CHECKPOINT)
+    run.resume(out / CHECKPOINT, overwrite)
     if group is not None:
         group.agree(run.step)
     main = group is None or group.rank == 0
-    with kept(teacher, out / WORKSPACE, getattr(method, "pairs", None), shown=main) as remembered:
+    with (
+        kept(teacher, out / WORKSPACE, getattr(method, "pairs", None), shown=main) as remembered,
+        in_words(f"the batches of {recipe.method['name']}"),
+    ):
         source = method.batches(task, remembered, recipe.train.batch_size)
     last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
     saving = Saving(out / CHECKPOINT if main else None, checkpoint_seconds, clock)
@@ -216,29 +239,30 @@ def train(
     return out
 
 
+def _check_options(max_steps: int | None, seconds: float, accumulate: int, processes: int) -> None:
+    """Raise ValueError naming the first option that no training can have."""
+    for name, value, least in (("max_steps", max_steps, 0), ("accumulate", accumulate, 1), ("processes", processes, 1)):
+        if value is not None and (type(value) is not int or value < least):
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise ValueError(f"checkpoint_seconds must be a number of at least 0, got {seconds!r}")
+
+
 def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) -> tuple[Task, Method, Method | None]:
-    """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them."""
-    task: Task = TASKS.resolve(recipe.task)()
-    kind = method_class(recipe.method["name"])
-    require_closed(recipe, task, str(out / "recipe.toml"))
-    if kind.needs_teacher and recipe.teacher is None:
-        raise ValueError(
-            f'{recipe.method["name"]} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher'
-        )
-    if kind.needs_teacher and recipe.conditional:
-        raise ValueError(
-            f"{recipe.method['name']} trains on pairs without labels; a conditional recipe needs another method"
-        )
-    teacher = None
-    if recipe.teacher:
-        name = recipe.teacher
-        loaded = load(name, device=device) if group is None else group.first(lambda: load(name, device=device))
-        if loaded.task.name != recipe.task:
-            raise ValueError(f"teacher {recipe.teacher} is of task {loaded.task.name}, the recipe of {recipe.task}")
-        teacher = loaded.method
+    """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them.
+
+    The weight file of the initial weights is made and loaded again: what cannot be saved is refused here.
+    """
+    where = str(out / "recipe.toml")
+    task = make_task(recipe.task, where)
+    with in_words(where):
+        kind = method_class(recipe.method["name"])
+    require_closed(recipe, task, where)
+    _check_teacher(recipe, kind)
+    teacher = None if recipe.teacher is None else _teacher(recipe, recipe.teacher, device, group)
     if group is not None:
         group.first(lambda: task.target.sample(1, torch.Generator()))
-    method = _seeded(recipe, lambda: build(recipe, task, kind, str(out / "recipe.toml")))
+    method = _seeded(recipe, lambda: build(recipe, task, kind, where))
     if not any(True for _ in method.parameters()):
         raise ValueError(f"{recipe.method['name']} has nothing to train")
     if getattr(method, "pairs", 1) < 1:
@@ -249,7 +273,30 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
         except RuntimeError as error:
             reason = (str(error).splitlines() or ["?"])[-1].strip()
             raise ValueError(f"the network of teacher {recipe.teacher} is not that of the recipe: {reason}") from None
+    prove_saved(recipe, method, task, where)
+    require_closed_net(recipe, method, task, where)
     return task, method, teacher
+
+
+def _check_teacher(recipe: Recipe, kind: type[Method]) -> None:
+    """Raise ValueError when a teacher is missing, is of no use, or would add to the budget of the closed division."""
+    name = recipe.method["name"]
+    if kind.needs_teacher and recipe.teacher is None:
+        raise ValueError(f'{name} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher')
+    if kind.needs_teacher and recipe.conditional:
+        raise ValueError(f"{name} trains on pairs without labels; a conditional recipe needs another method")
+    if recipe.teacher is not None and not kind.needs_teacher and recipe.division == "closed":
+        raise ValueError(
+            f"{name} needs no teacher, and its weights would add to the closed budget; "
+            'leave teacher out, or set division = "open" to start from them'
+        )
+
+
+def _teacher(recipe: Recipe, name: str, device: str, group: Processes | None) -> Method:
+    loaded = load(name, device=device) if group is None else group.first(lambda: load(name, device=device))
+    if loaded.task.name != recipe.task:
+        raise ValueError(f"teacher {name} is of task {loaded.task.name}, the recipe of {recipe.task}")
+    return loaded.method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,13 +326,23 @@ def _advance_to(last: int, run: Run, advance: Callable[[], float], saving: Savin
 
 
 def _finish(run: Run, out: Path, device: str) -> None:
-    """Write the entry when all steps are done, and clear the checkpoint away."""
+    """Write the entry when all steps are done, then clear the checkpoint away, then write the card.
+
+    Whatever goes wrong, or whenever it is killed, the steps are in the checkpoint or the weights beside the recipe that pins them.
+    """
     if run.step < run.recipe.train.steps:
         return
     run.require_finite()
+    if run.saved != run.step:
+        run.save(out / CHECKPOINT)
     averaged = run.average.module
     assert isinstance(averaged, Method)
     write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut})
-    for leftover in (out / CHECKPOINT, (out / CHECKPOINT).with_suffix(".tmp")):
-        leftover.unlink(missing_ok=True)
+    for leftover in (CHECKPOINT, TEMPORARY):
+        (out / leftover).unlink(missing_ok=True)
     shutil.rmtree(out / WORKSPACE, ignore_errors=True)
+    try:
+        write_card(out, type(averaged))
+    except (ValueError, OSError) as error:
+        again = f"fmbench card {out}" + (f" -m {name}" if ".py:" in (name := run.recipe.method["name"]) else "")
+        raise ValueError(f"{error}; the entry in {out} is finished but for its card, which `{again}` writes") from error

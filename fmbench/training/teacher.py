@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -16,7 +15,8 @@ from fmbench.methods.base import Batch, Method, VelocityMethod
 from fmbench.progress import progress_bars
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Labels, Points, Times
-from fmbench.storage.files import fingerprint, sha256, write_atomic
+from fmbench.storage import tensors
+from fmbench.storage.files import fingerprint, sha256
 
 
 def state_hash(method: Method) -> str:
@@ -24,15 +24,11 @@ def state_hash(method: Method) -> str:
     return sha256(save({k: v.contiguous() for k, v in method.state_dict().items()}))
 
 
-def _read(path: Path) -> Tensor | None:
-    """The samples in a file; None when there is none, or when it is damaged."""
-    try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            samples = file.get_tensor("samples")
-            intact = file.metadata()["sha256"] == sha256(samples.numpy())
-    except (OSError, SafetensorError, KeyError, TypeError):
-        return None
-    return samples if intact else None
+def _read(path: Path, shape: torch.Size) -> Tensor | None:
+    """The samples in a file; None when there is none, or when it holds anything but what was written."""
+    found = tensors.read(path)
+    samples = None if found is None else found.tensors.get("samples")
+    return samples if samples is not None and samples.shape == shape else None
 
 
 class Kept(VelocityMethod):
@@ -58,10 +54,10 @@ class Kept(VelocityMethod):
         """The samples of the teacher, on the device of the noise."""
         drawn = [sha256(given.cpu().contiguous().numpy()) for given in (noise, labels) if given is not None]
         path = self.folder / f"{fingerprint([self.weights, asdict(sampler), *drawn])[:32]}.safetensors"
-        samples = _read(path)
+        samples = _read(path, noise.shape)
         if samples is None:
             samples = self.teacher.sample(noise, sampler, labels).detach().cpu().contiguous()
-            write_atomic(path, save({"samples": samples}, {"sha256": sha256(samples.numpy())}))
+            tensors.write(path, {"samples": samples})
         self.advance(len(samples))
         return samples.to(noise.device)
 

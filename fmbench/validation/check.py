@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fmbench.storage.readers import one_line
+
 FALSE_ALARM = 1e-3
 """Probability that a correct metric fails one sampled check, two-sided; fixed before any number was looked at."""
 ROUNDING = 1e-9
@@ -100,5 +102,4 @@ def unvalidated(metric: str, reason: str) -> Check:
 
 def failed(metric: str, error: Exception) -> Check:
     """A row for a metric that raised instead of giving a number."""
-    line = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
-    return Check(metric, "stopped", None, None, None, None, None, False, line)
+    return Check(metric, "stopped", None, None, None, None, None, False, one_line(error))

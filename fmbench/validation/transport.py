@@ -9,14 +9,15 @@ from functools import partial
 
 import numpy as np
 
-from fmbench.metrics.entropic import EntropicPlan, entropic_cost, sinkhorn, sinkhorn_divergence
 from fmbench.metrics.monge_gap import monge_gap
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.sliced import CONTROLS, sliced_wasserstein2
-from fmbench.metrics.sparse_ot import sparse_ot
-from fmbench.metrics.wasserstein import same_distribution_floor, squared_distances, wasserstein2
 from fmbench.registry import TASKS
 from fmbench.tasks.products import MODE_AXES
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.entropic import EntropicPlan, entropic_cost, sinkhorn, sinkhorn_divergence
+from fmbench.transport.exact import same_distribution_floor, wasserstein2
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
+from fmbench.transport.sliced import CONTROLS, sliced_wasserstein2
+from fmbench.transport.sparse import sparse_ot
 from fmbench.validation.check import Check, exact, sampled
 from fmbench.validation.gaussians import DIMENSIONS, entropic_gaussian_cost, frame, gaussian_pair, whitened
 from fmbench.validation.registered import on_samples

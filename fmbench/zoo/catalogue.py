@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fmbench import registry
 from fmbench.records.metric import METRICS
+from fmbench.records.names import check_entry_name
 from fmbench.records.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
 from fmbench.storage.bundled import data_folder
-from fmbench.storage.files import sha256
+from fmbench.zoo import weight_file
 
+CHECKPOINT = ".checkpoint.pt"
+"""What a training that is not finished leaves in the folder of its entry."""
 CONDITIONAL = "-cond"
 """What the folder of a conditional entry adds to the name of its method."""
 LOCAL_ENTRIES = Path("entries")
@@ -32,26 +37,51 @@ class Entry:
         """The weight file, None for closed forms and for entries not trained yet."""
         return self.folder / self.recipe.weights.file if self.recipe.weights else None
 
+    def read_header(self) -> weight_file.Header:
+        """What the weight file says it holds, its size checked. Raises what :meth:`read_weights` raises, but for the hash."""
+        pinned = self.recipe.weights
+        if pinned is None:
+            raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
+        with _hint(self.folder):
+            weight_file.require_size(self.folder / pinned.file, pinned)
+            return weight_file.read_header(self.folder / pinned.file)
+
     def read_weights(self) -> bytes:
         """The verified content of the weight file. Raises ValueError naming the hash expected and the hash found."""
         pinned = self.recipe.weights
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
-        path = self.folder / pinned.file
-        if Path(pinned.file).name != pinned.file or not path.is_file():
-            raise FileNotFoundError(f"{self.name}: weight file {pinned.file} is missing from {self.folder}")
-        data = path.read_bytes()
-        if (found := sha256(data)) != pinned.sha256:
-            raise ValueError(
-                f"{path}: SHA-256 expected {pinned.sha256}, found {found} ({len(data)} of {pinned.bytes} bytes); fetch or train it again"
-            )
-        return data
+        with _hint(self.folder):
+            return weight_file.read_pinned(self.folder / pinned.file, pinned)
+
+
+@contextmanager
+def _hint(folder: Path) -> Iterator[None]:
+    """Inside, what goes wrong in the folder of an unfinished training says how to finish it."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if not (folder / CHECKPOINT).is_file():
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(
+            f"{error}; a training was interrupted in {folder}: run the same `fmbench train` command again to finish it"
+        ) from error
 
 
 def open_folder(folder: Path, name: str | None = None) -> Entry:
-    """The entry in a folder; its name is ``task/folder`` unless given."""
-    recipe = read(folder / "recipe.toml")
-    return Entry(name or f"{recipe.task}/{folder.resolve().name}", folder, recipe)
+    """The entry in a folder; its name is ``task/folder`` unless given.
+
+    Raises FileNotFoundError or ValueError in one line: no recipe or a bad one, or a folder whose name cannot be an entry's.
+    """
+    with _hint(folder):
+        recipe = read(folder / "recipe.toml")
+    if name is None:
+        place = folder.resolve()
+        name = {path.resolve(): bundled for bundled, path in _zoo().items()}.get(place)
+        if name is None:
+            name = f"{recipe.task}/{check_entry_name(place.name, 'the folder of an entry')}"
+    return Entry(name, folder, recipe)
 
 
 def _zoo() -> dict[str, Path]:
@@ -61,6 +91,8 @@ def _zoo() -> dict[str, Path]:
 
 def find(spec: str) -> Entry:
     """The entry of ``task/entry`` or of a folder. Raises UnknownName, or ValueError when both exist and differ."""
+    if not spec.strip() or "\0" in spec:
+        raise ValueError(f"{spec!r} names no entry; give task/entry or a folder")
     bundled = _zoo().get(spec)
     folder = Path(spec)
     is_folder = (folder / "recipe.toml").is_file()
@@ -71,7 +103,8 @@ def find(spec: str) -> Entry:
     if bundled:
         return open_folder(bundled, spec)
     if folder.is_dir():
-        raise FileNotFoundError(f"{spec} holds no recipe.toml, so it is no entry")
+        with _hint(folder):
+            raise FileNotFoundError(f"{spec} holds no recipe.toml, so it is no entry")
     raise UnknownName(nearest("entry", spec, _zoo()))
 
 

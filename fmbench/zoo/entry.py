@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import platform
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import torch
 from PIL.Image import Image
 
 import fmbench
+from fmbench.execution.foreign import isolated
 from fmbench.methods.base import Method, VelocityMethod
-from fmbench.records.recipe import Recipe, Weights
-from fmbench.registry import TASKS
+from fmbench.records.recipe import Recipe, Weights, parse
+from fmbench.registry import NETS
 from fmbench.storage.files import sha256, write_atomic
-from fmbench.zoo import catalogue
+from fmbench.tasks.base import Task
+from fmbench.zoo import catalogue, saving
+from fmbench.zoo.building import build, in_words, make_task, parameters_in
 from fmbench.zoo.model import Model
 from fmbench.zoo.pictures import grid, trajectories
-from fmbench.zoo.resolve import load_entry, method_class
+from fmbench.zoo.resolve import load_entry
 
 WEIGHTS = "model.safetensors"
 STEPS = 32
@@ -29,19 +33,33 @@ GUIDANCE, PER_CLASS = 2.0, 10
 """The picture of a conditional entry: guidance scale and images of every class."""
 
 
-def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any]) -> None:
-    """Write weights, then the recipe that pins them, then the card.
+def prove_saved(recipe: Recipe, method: Method, task: Task, where: str) -> bytes:
+    """The weight file of ``method``, after it has been loaded into a newly built method and compared.
 
-    ``run`` tells of the training run: ``device``, ``seconds`` and what else is to stand in the recipe's ``[made]`` table.
+    Raises ForeignError in one line, after ``where``, naming what a weight file cannot hold or what does not come back as it was.
     """
-    from safetensors.torch import save as to_safetensors
+    with in_words(where):
+        data = saving.to_bytes(method, recipe.train.storage)
+        with isolated():
+            # Other random numbers than at the first build: what is drawn there and not saved is different here.
+            torch.default_generator.manual_seed(recipe.train.seed ^ 0x5AFE)
+            fresh = build(recipe, task, type(method), where)
+        saving.require_saved(method, fresh, data, recipe.train.storage)
+    return data
 
-    dtype = getattr(torch, recipe.train.storage)
-    state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in method.state_dict().items()}
-    data = to_safetensors(state)
-    write_atomic(out / WEIGHTS, data)
-    parameters = sum(v.numel() for v in state.values())
+
+def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any]) -> None:
+    """Write weights, then the recipe that pins them; both are proved before the first is written. :func:`write_card` does the rest.
+
+    ``run`` tells of the training run: ``device``, ``seconds`` and what else is to stand in the recipe's ``[made]`` table. Raises ForeignError
+    in one line for a state that cannot be saved and for diagnostics that fail or are no numbers.
+    """
+    where = str(out / "recipe.toml")
+    task = make_task(recipe.task, where)
+    data = prove_saved(recipe, method, task, where)
     device = run["device"]
+    with in_words(f"diagnostics of {type(method).__name__}"):
+        figures = {name: float(value) for name, value in method.diagnostics(task).items()}
     made = {
         "fmbench": fmbench.__version__,
         "torch": torch.__version__,
@@ -51,14 +69,17 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
         "seconds": round(run["seconds"], 1),
         "threads": torch.get_num_threads(),
         **{key: value for key, value in run.items() if key not in ("device", "seconds")},
-        **method.diagnostics(TASKS.resolve(recipe.task)()),
+        **figures,
     }
     if recipe.teacher:
         teacher = catalogue.find(recipe.teacher).recipe.weights
         made["teacher_sha256"] = teacher.sha256 if teacher else ""
-    finished = dataclasses.replace(recipe, weights=Weights(WEIGHTS, sha256(data), len(data), parameters), made=made)
+    pinned = Weights(WEIGHTS, sha256(data), len(data), parameters_in(method))
+    finished = dataclasses.replace(recipe, weights=pinned, made=made)
+    # What is written is what will be read.
+    parse(tomllib.loads(finished.to_toml()), where)
+    write_atomic(out / WEIGHTS, data)
     finished.save(out / "recipe.toml")
-    write_card(out, type(method))
 
 
 def write_card(folder: Path, kind: type[Method] | None = None) -> list[Path]:
@@ -71,12 +92,14 @@ def write_card(folder: Path, kind: type[Method] | None = None) -> list[Path]:
     recipe = entry.recipe
     if recipe.weights is None:
         raise ValueError(f"{folder} has no weights yet; finish it with `fmbench train {folder}`")
-    pictures = {} if recipe.division == "tool" else drawings(load_entry(entry, kind, "cpu"))
+    model = load_entry(entry, kind, "cpu")
+    with in_words(f"the pictures of {folder}"):
+        pictures = {} if recipe.division == "tool" else drawings(model)
     for name, picture in pictures.items():
         buffer = io.BytesIO()
         picture.save(buffer, format="png", optimize=True)
         write_atomic(folder / name, buffer.getvalue())
-    write_atomic(folder / "README.md", card(recipe, folder.resolve().name, tuple(pictures)))
+    write_atomic(folder / "README.md", card(recipe, model.method, folder.resolve().name, tuple(pictures)))
     return [folder / name for name in ("README.md", *pictures)]
 
 
@@ -102,8 +125,19 @@ ALT = {
 }
 
 
-def card(recipe: Recipe, entry: str, pictures: Sequence[str] = ()) -> str:
-    """The Hub model card: YAML metadata and what a stranger needs to know; ``pictures`` are keys of :data:`ALT`."""
+def _network(recipe: Recipe, method: Method) -> str:
+    """The network that was built: the recipe's, with its settings, or another by the name of its class."""
+    net = type(method.net)
+    if recipe.net and net is NETS.resolve(recipe.net["name"]):
+        return ", ".join(f"{k} {v}" for k, v in recipe.net.items())
+    return f"{net.__name__}, built by the method"
+
+
+def card(recipe: Recipe, method: Method, entry: str, pictures: Sequence[str] = ()) -> str:
+    """The Hub model card: YAML metadata and what a stranger needs to know; ``pictures`` are keys of :data:`ALT`.
+
+    ``method`` is the loaded one: the card describes what was built.
+    """
     from huggingface_hub import ModelCardData
 
     assert recipe.weights is not None
@@ -113,7 +147,7 @@ def card(recipe: Recipe, entry: str, pictures: Sequence[str] = ()) -> str:
         tags=["flow-matching", "generative", recipe.task, recipe.method["name"].rpartition(":")[2]],
     )
     name = f"{recipe.task}/{entry}"
-    kind = method_class(recipe.method["name"])
+    kind = type(method)
     settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
     teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
     budget = "" if kind.steps_allowed else f', solver="euler", steps={STEPS}'
@@ -134,7 +168,6 @@ x = model.sample(64, seed=0{budget}{guided})
     )
     shown = "".join(f"\n![{ALT[name]}]({name})\n" for name in pictures)
     title = kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
-    network = ", ".join(f"{k} {v}" for k, v in recipe.net.items())
     seen = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.made['samples_seen']:,} samples seen"
     return f"""---
 {metadata.to_yaml()}
@@ -146,7 +179,7 @@ measured results are on the leaderboard, not here.
 {use}{shown}
 - task: `{recipe.task}`, division: {recipe.division}{", class-conditional" if recipe.conditional else ""}
 - method: `{recipe.method["name"]}` ({settings})
-- network: {network}; {recipe.weights.parameters:,} parameters, stored as {recipe.train.storage}
+- network: {_network(recipe, method)}; {parameters_in(method):,} parameters, stored as {recipe.train.storage}
 - training: {seen}, {recipe.made["seconds"]} s on {recipe.made["device"]}{teacher}
 - weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}
 """

@@ -2,149 +2,117 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-import sys
-from pathlib import Path
-from types import ModuleType
+import math
+import os
 from typing import Any
 
 import torch
 
+from fmbench.execution.foreign import foreign
 from fmbench.methods.base import Method
-from fmbench.records.recipe import Recipe, check_table, parameters_of
-from fmbench.registry import METHODS, NETS, TASKS
-from fmbench.storage.files import sha256
+from fmbench.records.recipe import MOST_PARAMETERS, Weights, closed
+from fmbench.registry import METHODS
 from fmbench.tasks.base import Task
-from fmbench.zoo import catalogue
+from fmbench.zoo import catalogue, saving
+from fmbench.zoo.building import build, make_task, outline, parameters_in, require_closed_net, resolved
 from fmbench.zoo.catalogue import Entry
+from fmbench.zoo.code import code_hash, method_class
 from fmbench.zoo.model import Model
 
-
-def build(recipe: Recipe, task: Task, kind: type[Method], where: str) -> Method:
-    """The untrained method of a recipe.
-
-    Raises ValueError for unknown or ill-typed parameters, and for a source or labels that the task does not have.
-    """
-    if recipe.conditional and not task.num_classes:
-        raise ValueError(f"{where}: conditional = true, but {task.name} has no class labels; leave conditional out")
-    if kind.gaussian_source_only and not task.gaussian_source:
-        raise ValueError(f"{recipe.method['name']} needs a Gaussian source, and the source of {task.name} is not")
-    parameters = {k: v for k, v in recipe.method.items() if k != "name"}
-    check_table(parameters, parameters_of(kind, skip=("self", "net")), f"{where} [method]")
-    if recipe.net:
-        net_kind = NETS.resolve(recipe.net["name"])
-        allowed = parameters_of(net_kind, skip=("self", "shape", "num_classes"))
-        check_table({k: v for k, v in recipe.net.items() if k != "name"}, allowed, f"{where} [net]")
-    return kind(kind.build_net(task, dict(recipe.net), recipe.conditional), **parameters)
-
-
-def _execute(file: Path) -> ModuleType:
-    """The module of a file, executed once per content; it stays in ``sys.modules``, as ``inspect`` and dataclasses need."""
-    name = f"fmbench_user_{file.stem}_{sha256(str(file.resolve()).encode() + file.read_bytes())[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def method_class(spec: str) -> type[Method]:
-    """The class of a registered name or of ``path/to/file.py:Class``; the file is executed, so it must be the user's own words.
-
-    Raises UnknownName, FileNotFoundError, or ValueError when the file has no such Method.
-    """
-    path, separator, name = spec.rpartition(":")
-    if not separator or not path.endswith(".py"):
-        return METHODS.resolve(spec)
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {path} for the method {spec}")
-    module = _execute(file)
-    kind = getattr(module, name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, Method)):
-        found = [
-            n
-            for n, k in vars(module).items()
-            if inspect.isclass(k) and issubclass(k, Method) and k.__module__ == module.__name__
-        ]
-        raise ValueError(
-            f"{path} has no class {name} derived from fmbench.methods.Method; it has: {', '.join(found) or 'none'}"
-        )
-    return kind
+__all__ = ["build", "code_hash", "load", "load_entry", "method_class"]
+SPARE = 10_000_000
+"""Numbers that building may make beside four times those in the weight file."""
 
 
 def load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
     """The model of an entry folder; ``kind`` is its class when the recipe names a file, which is never executed from here.
 
-    Raises ValueError in one line when the weights do not fit, are not what the recipe pins, or need code that was not given.
+    The weight file is compared with the recipe's network before either takes memory. Raises ValueError in one line when the weights do not
+    fit, are not what the recipe pins, or need code that was not given; when the network is not that of the division the entry claims; and for
+    whatever its code raises.
     """
-    from safetensors.torch import load as read_safetensors
-
-    recipe = entry.recipe
+    recipe, where = entry.recipe, str(entry.folder / "recipe.toml")
     if kind is None:
         if ".py:" in recipe.method["name"]:
             raise ValueError(
                 f"{entry.name} runs code from {recipe.method['name']}; say so with -m {recipe.method['name']}"
             )
-        kind = METHODS.resolve(recipe.method["name"])
+        kind = resolved(METHODS, recipe.method["name"], where)
     assert kind is not None
-    task = TASKS.resolve(recipe.task)()
+    task = make_task(recipe.task, where)
     # The initial weights are drawn and thrown away; a caller's random numbers must not depend on what was loaded before.
     with torch.random.fork_rng(devices=[]):
-        method = build(recipe, task, kind, str(entry.folder / "recipe.toml"))
+        method = _sized(entry, kind, task, where)
     identity: dict[str, Any] = {"license": recipe.license, "recipe": recipe.identity(), "code_sha256": code_hash(kind)}
     if any(True for _ in method.parameters()):
-        state = read_safetensors(entry.read_weights())
-        try:
-            method.load_state_dict({k: v.float() for k, v in state.items()})
-        except RuntimeError as error:
-            what = str(error).partition("\n")[2].strip().partition("\n")[0]
-            raise ValueError(f"{entry.folder}: the weights do not fit the recipe's [net]: {what}") from None
+        file = str(entry.weights_path)
+        saving.restore(method, saving.from_bytes(entry.read_weights(), file), recipe.train.storage, file)
         assert recipe.weights is not None
         identity["weights_sha256"] = recipe.weights.sha256
-    return Model(entry.name, task, method.eval().to(device), recipe, identity)
+    require_closed_net(recipe, method, task, where)
+    return Model(entry.name, task, _placed(method, device), recipe, identity)
 
 
-def code_hash(kind: type) -> str:
-    """SHA-256 of the source file of a class: which code was evaluated."""
-    return sha256(Path(inspect.getfile(kind)).read_bytes())
+def _sized(entry: Entry, kind: type[Method], task: Task, where: str) -> Method:
+    """The untrained method of an entry, built after its weight file has said that it fits, in no more memory than that needs."""
+    recipe, pinned = entry.recipe, entry.recipe.weights
+    if pinned is None:
+        return build(recipe, task, kind, where)
+    header = entry.read_header()
+    plan = outline(recipe, task, kind, where)
+    if plan is not None:
+        saving.require_fit(header, saving.layout(plan, recipe.train.storage), str(entry.weights_path))
+    numbers = sum(math.prod(shape) for _, shape in header.values())
+    method = build(recipe, task, kind, where, min(MOST_PARAMETERS, SPARE + 4 * numbers))
+    _require_counted(method, pinned, numbers, where)
+    return method
+
+
+def _require_counted(method: Method, pinned: Weights, numbers: int, where: str) -> None:
+    """Raise ValueError when a recipe pins weights that its method has no use for, or another number of parameters than there are."""
+    if not any(True for _ in method.parameters()):
+        raise ValueError(f"{where}: {type(method).__name__} has no parameters, and the recipe pins {pinned.file}")
+    if pinned.parameters not in (numbers, parameters_in(method)):
+        raise ValueError(f"{where} [weights]: parameters is {pinned.parameters:,}, and there are {numbers:,}")
+
+
+def _placed(method: Method, device: str) -> Method:
+    with foreign(f"device {device!r}"):
+        return method.eval().to(device)
 
 
 def _load_file(spec: str, task: str | None, device: str) -> Model:
     kind = method_class(spec)
+    definition = None if task is None else make_task(task, spec)
     entry_name = catalogue.kebab(kind.__name__)
     trained = catalogue.trained_here(kind.__name__, task or "*")
     where = ", ".join(map(str, trained)) or f"none in {catalogue.LOCAL_ENTRIES}/*/{entry_name}"
-    if task is None and len({folder.parent for folder in trained}) != 1:
+    if definition is None and len({folder.parent for folder in trained}) != 1:
         raise ValueError(f"which task is {spec} for? trained entries: {where}; give the task")
     if len(trained) > 1:
         raise ValueError(f"which entry of {spec}? trained here: {where}; move the others elsewhere")
     if trained:
         return load_entry(catalogue.open_folder(trained[0]), kind, device)
-    assert task is not None
-    definition = TASKS.resolve(task)()
-    from fmbench.records.recipe import closed
-
+    assert definition is not None
     method = build(closed(definition, spec), definition, kind, spec)
     if any(True for _ in method.parameters()):
         raise FileNotFoundError(
             f"{spec} has no weights for {task}; make them with `fmbench train --method {spec} --task {task}`"
         )
-    return Model(f"{task}/{entry_name}", definition, method.eval().to(device), None, {"code_sha256": code_hash(kind)})
+    identity = {"code_sha256": code_hash(kind)}
+    return Model(f"{task}/{entry_name}", definition, _placed(method, device), None, identity)
 
 
-def load(spec: str, *, task: str | None = None, device: str = "cpu") -> Model:
+def load(spec: str | os.PathLike[str], *, task: str | None = None, device: str = "cpu") -> Model:
     """Load a model by one string: ``task/entry`` of the zoo, a folder, or ``path/to/file.py:Class`` (then for ``task``).
 
     Raises UnknownName, FileNotFoundError, or ValueError (ambiguous name, corrupted weights) in one line.
     """
+    if not isinstance(spec, (str, os.PathLike)):
+        raise ValueError(
+            f"a model is named by a string, task/entry, a folder or file.py:Class, got {type(spec).__name__}"
+        )
+    spec = os.fspath(spec)
     path, separator, _ = spec.rpartition(":")
     if separator and path.endswith(".py"):
         return _load_file(spec, task, device)

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from fmbench.storage.download import RemoteFile, cache_root, fetch_file
+from fmbench.storage.cache import cache_root
+from fmbench.storage.download import RemoteFile, fetch_file
 
 DATA = np.random.default_rng(0).integers(0, 256, 400_000, dtype=np.uint8).tobytes()
 FILE = RemoteFile("net.bin", "http://127.0.0.1:9/unused", hashlib.sha256(DATA).hexdigest())

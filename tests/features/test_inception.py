@@ -70,7 +70,8 @@ def test_an_unknown_width_is_refused(net):
 
 
 def test_inception_tf_downloads_verifies_and_scores(images, inception_file, mirror, monkeypatch):
-    from fmbench.storage.download import RemoteFile, file_sha256
+    from fmbench.storage.download import RemoteFile
+    from fmbench.storage.files import file_sha256
 
     pinned = RemoteFile("inception.pth", "http://127.0.0.1:9/none", file_sha256(inception_file))
     monkeypatch.setattr(builders, "INCEPTION", pinned)

@@ -15,11 +15,11 @@ from fmbench.features.store import (
     reference_features,
     reference_statistics,
     spill_features,
-    stream_moments,
+    stream_statistics,
 )
 from fmbench.metrics.frechet import frechet_distance
 from fmbench.registry import TASKS
-from fmbench.storage.download import cache_root
+from fmbench.storage.cache import cache_root
 from fmbench.zoo.extractors import load_extractor
 
 
@@ -59,7 +59,7 @@ def test_statistics_equal_numpy_and_are_computed_once(task, extractor, network):
     assert np.abs(moments.cov - np.cov(features, rowvar=False)).max() < 1e-12
     again = reference_statistics(task, extractor)
     assert network.seen == 1472
-    assert np.array_equal(again.outer, moments.outer) and np.array_equal(again.sum, moments.sum) and again.n == 1437
+    assert np.array_equal(again.cov, moments.cov) and np.array_equal(again.mean, moments.mean) and again.n == 1437
 
 
 def damage_tail(data: bytes) -> bytes:
@@ -73,7 +73,7 @@ def test_a_damaged_cache_is_computed_again(task, extractor, network, tmp_path, d
     path.write_bytes(damage(path.read_bytes()))
     network.seen = 0
     again = reference_statistics(task, extractor, tmp_path)
-    assert network.seen == 1472 and np.array_equal(again.outer, moments.outer)
+    assert network.seen == 1472 and np.array_equal(again.cov, moments.cov)
     network.seen = 0
     reference_statistics(task, extractor, tmp_path)
     assert network.seen == 0
@@ -98,8 +98,8 @@ def test_spilled_features_are_mapped_and_feed_the_statistics(task, extractor, ne
     moments = reference_statistics(task, extractor)
     assert np.array_equal(reference_features(task, extractor), expected)
     assert network.seen == 0
-    direct = stream_moments(iter(task.target.points()[0].split(1000)), extractor)
-    assert np.array_equal(moments.outer, direct.outer)
+    direct = stream_statistics(iter(task.target.points()[0].split(1000)), extractor)
+    assert np.array_equal(moments.cov, direct.cov) and np.array_equal(moments.mean, direct.mean)
 
 
 def test_damaged_features_are_computed_again(task, extractor, network, tmp_path):
@@ -141,7 +141,7 @@ def test_a_hub_split_is_pinned_without_reading_it():
 def test_digit_statistics_score_the_training_images_zero(task):
     extractor = load_extractor("digits/digits-cnn")
     moments = reference_statistics(task, extractor)
-    again = stream_moments(iter([task.target.points()[0]]), extractor)
+    again = stream_statistics(iter([task.target.points()[0]]), extractor)
     assert frechet_distance(moments.mean, moments.cov, again.mean, again.cov) < 1e-10
 
 

@@ -240,7 +240,7 @@ def test_guidance_without_labels_is_refused() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5])
 def test_a_budget_has_at_least_one_step(steps: float) -> None:
-    with pytest.raises(ValueError, match=f"at least 1, got {steps}"):
+    with pytest.raises(ValueError, match=f"at least 1 and at most 100000, got {steps}"):
         Sampler(steps=steps)  # type: ignore[arg-type]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fmbench.metrics.base import SampleContext, wilson_interval
+from fmbench.metrics.base import SampleContext
 from fmbench.metrics.c2st import c2st, held_out_correct, measure
+from fmbench.statistics.intervals import wilson_interval
 
 
 def pair(n: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

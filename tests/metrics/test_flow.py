@@ -185,3 +185,31 @@ def test_truncation_gap_of_euler_on_the_gaussian_flow():
     assert truncation_gap(z, z).value == 0
     with pytest.raises(ValueError, match="pairs"):
         truncation_gap(z, z[:1])
+
+
+@pytest.mark.parametrize("speed", [0.1, 1 / 3, 1e3])
+def test_straight_flows_have_a_value_inside_their_interval(speed):
+    """PE - 2 chord . mean + cost is 0 up to rounding on either side of it, and a square is never below."""
+    x0 = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    solve = reference_solve(lambda x, t: torch.full_like(x, speed) + 0.1 * x0, x0, 16)
+    context = FlowContext(solve, solve.cost, (1.0, 0.0))
+    assert (solve.straightness >= 0).all()
+    for metric in (straightness, path_energy, kinetic_energy, curvature, transport_cost, normalized_path_energy):
+        estimate = metric(context)
+        assert 0 <= estimate.ci[0] <= estimate.value <= estimate.ci[1] < math.inf
+
+
+def test_the_normalised_energy_of_one_trajectory_is_normalised_too():
+    solve = reference_solve(gaussian_velocity(0.5), torch.ones(1, 2), 16)
+    got = normalized_path_energy(FlowContext(solve, solve.cost, (0.25, 0.0)))
+    assert got.value == pytest.approx(abs(float(solve.energy[0]) - 0.25) / 0.25)
+    assert got.ci is None
+
+
+def test_reasons_say_what_is_the_case():
+    solve = reference_solve(gaussian_velocity(0.5), torch.ones(4, 2), 8)
+    assert "at distance 0" in normalized_path_energy(FlowContext(solve, solve.cost, (0.0, 0.0))).reason
+    assert "not known" in normalized_path_energy(FlowContext(solve, solve.cost, None)).reason
+    # A one-step map that allows no number of steps has a model, so its reason must not speak of real samples.
+    without = transport_cost(FlowContext(None, None, None))
+    assert "real samples" not in without.reason and "neither a velocity field nor" in without.reason

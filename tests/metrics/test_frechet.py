@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext, deletions, squared_interval
-from fmbench.metrics.frechet import Moments, between, covariance_factor, fid_infinity, frechet_distance, measure
+from fmbench.metrics.base import SampleContext
+from fmbench.metrics.frechet import between, covariance_factor, fid_infinity, frechet_distance, measure
+from fmbench.statistics.intervals import deletions, squared_interval
+from fmbench.statistics.moments import Moments
 
 DIMS = (2, 16, 64, 512)
 
@@ -87,23 +89,6 @@ def test_symmetric_zero_on_itself_and_invariant() -> None:
     turned = [(c + c.T) / 2 for c in turned]
     assert frechet_distance(turn @ mu + 3, turned[0], turn @ nu + 3, turned[1]) == pytest.approx(value, rel=1e-6)
     assert frechet_distance(5 * mu, 25 * first, 5 * nu, 25 * second) == pytest.approx(25 * value, rel=1e-12)
-
-
-def test_moments_add_and_subtract() -> None:
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(30, 5)) + 2, rng.normal(size=(50, 5))
-    both = Moments.of(x) + Moments.of(y)
-    together = np.concatenate([x, y])
-    np.testing.assert_allclose(both.mean, together.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(both.cov, np.cov(together, rowvar=False), rtol=1e-10, atol=1e-12)
-    rest = both - Moments.of(x)
-    assert rest.n == 50
-    np.testing.assert_allclose(rest.mean, y.mean(0), atol=1e-12)
-    np.testing.assert_allclose(rest.cov, np.cov(y, rowvar=False), atol=1e-12)
-    with pytest.raises(ValueError, match="cannot take 80 samples away from 80"):
-        _ = both - both
-    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
-        _ = Moments.of(x[:1]).cov
 
 
 @pytest.mark.parametrize(("rank", "d"), [(0, 4), (1, 4), (3, 4), (4, 4), (20, 100)])
@@ -209,10 +194,59 @@ def test_collapsed_samples_have_no_covariance_and_a_closed_form_distance():
     reference = Moments.of(real)
     assert not collapsed.cov.any()
     expected = np.sum((point - real.mean(0)) ** 2) + np.trace(np.cov(real.T))
-    assert between(collapsed - Moments.of(np.tile(point, (500, 1))), reference) == pytest.approx(expected, rel=1e-9)
+    assert between(collapsed + Moments.of(np.tile(point, (500, 1))), reference) == pytest.approx(expected, rel=1e-9)
 
 
 def test_extrapolation_of_features_of_another_width_is_refused():
     features = np.random.default_rng(0).normal(size=(50, 3))
     with pytest.raises(ValueError, match="features have 3 dimensions and the reference 2"):
         fid_infinity(features, Moments.of(features[:, :2]))
+
+
+def nuclear(x: np.ndarray, y: np.ndarray) -> float:
+    """The distance by singular values of the centred samples, without any covariance."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    cx, cy = (x - x.mean(0)) / np.sqrt(len(x) - 1), (y - y.mean(0)) / np.sqrt(len(y) - 1)
+    cross = np.linalg.svd(cx @ cy.T, compute_uv=False).sum()
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + (cx**2).sum() + (cy**2).sum() - 2 * cross)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-4, 1e-2])
+@pytest.mark.parametrize("n", [5, 40])
+def test_a_collapsed_model_is_far_and_not_without_a_number(n: int, noise: float) -> None:
+    rng = np.random.default_rng(n)
+    real = np.maximum(rng.normal(size=(300, 32)) @ rng.normal(size=(32, 32)), 0).astype(np.float32)
+    x = (real[:1] + noise * rng.normal(size=(n, 32))).astype(np.float32)
+    got = measure(context(x, real))
+    assert got.value == pytest.approx(nuclear(x, real), rel=1e-6)
+    if got.ci is not None:
+        assert got.ci[0] <= got.value <= got.ci[1] < got.value * 1.2
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e8])
+def test_a_far_cloud_has_its_own_spread(offset: float) -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(30, 6)), 2 * rng.normal(size=(50, 6))
+    both = measure(context(x + offset, y + offset)).value
+    assert both == pytest.approx(nuclear(x, y), rel=1e-15 * offset * 100 + 1e-9)
+    assert measure(context(x + offset, y)).value == pytest.approx(6 * offset**2, rel=10 / offset)
+    # A collapsed cloud extrapolates to itself: there is no bias to remove.
+    assert fid_infinity(np.tile(x[:1], (20, 1)) + offset, Moments.of(y)) == pytest.approx(
+        between(Moments.of(np.tile(x[:1], (2, 1)) + offset), Moments.of(y)), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-60, 1e60, 1e140])
+def test_it_scales_with_the_square_of_the_unit(scale: float) -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(40, 3)), 2 * rng.normal(size=(50, 3)) + 1
+    ordinary, scaled = measure(context(x, y)), measure(context(scale * x, scale * y))
+    assert ordinary.value is not None and ordinary.ci is not None
+    assert scaled.value == pytest.approx(scale**2 * ordinary.value, rel=1e-9)
+    assert scaled.ci == pytest.approx(tuple(scale**2 * end for end in ordinary.ci), rel=1e-9)
+
+
+def test_features_of_other_widths_are_refused_in_words() -> None:
+    x = np.random.default_rng(0).normal(size=(9, 3))
+    with pytest.raises(ValueError, match="generated samples have 3 features and real ones 2; use one extractor"):
+        measure(context(x, x[:, :2]))

@@ -52,3 +52,16 @@ def test_interval_has_the_width_of_the_sampling_spread() -> None:
     assert len(errors) == 60
     assert np.mean(errors) == pytest.approx(spread, rel=0.3)
     assert estimates[0].value == pytest.approx(inception_score(draw(0)))
+
+
+@pytest.mark.parametrize("n", [4, 6, 9])
+def test_intervals_of_few_answers_stay_between_one_and_the_number_of_classes(n: int) -> None:
+    for seed in range(20):
+        logits = 5 * np.random.default_rng(seed).normal(size=(n, 10))
+        got = inception_score_estimate(logits)
+        assert got.value is not None and got.ci is not None
+        assert 1 <= got.ci[0] <= got.value <= got.ci[1] <= 10
+    certain = 1e4 * np.eye(3)[np.arange(9) % 3]
+    got = inception_score_estimate(certain)
+    assert got.value == pytest.approx(3, rel=1e-12) and got.value <= 3
+    assert got.ci is not None and got.ci[1] == 3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext, deletions, squared_interval
-from fmbench.metrics.kernel import kernel_distance, measure
+from fmbench.metrics.base import SampleContext
+from fmbench.metrics.kernel import kernel_distance, measure, polynomial_kernel
+from fmbench.statistics.intervals import deletions, squared_interval
 
 
 def pair(n: int = 120, m: int = 120, d: int = 10, shift: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
@@ -78,3 +81,37 @@ def test_refuses_in_one_line(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         kernel_distance(**{"x": x, "y": y, **arguments})
     assert "\n" not in str(error.value)
+
+
+def rational(x: np.ndarray, y: np.ndarray, degree: int) -> Fraction:
+    """The unbiased statistic in rational arithmetic, gamma = 1, coef0 = 1."""
+    xs, ys = ([[Fraction(float(v)) for v in row] for row in points] for points in (x, y))
+    k = lambda a, b: (sum(p * q for p, q in zip(a, b, strict=True)) + 1) ** degree  # noqa: E731
+    mean = lambda pairs: sum(k(a, b) for a, b in pairs) / len(pairs)  # noqa: E731
+    within = [mean([(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j]) for s in (xs, ys)]
+    return within[0] + within[1] - 2 * mean([(a, b) for a in xs for b in ys])
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 5])
+@pytest.mark.parametrize(("offset", "noise"), [(0.0, 1.0), (50.0, 1.0), (1e6, 1.0), (1.0, 1e-6)])
+def test_digits_survive_far_from_zero_and_in_collapsed_sets(degree: int, offset: float, noise: float) -> None:
+    rng = np.random.default_rng(degree)
+    x, y = (offset + noise * (rng.normal(size=(n, 2)) + shift) for n, shift in ((5, 1.0), (6, 0.0)))
+    truth = float(rational(x, y, degree))
+    assert kernel_distance(x, y, degree, gamma=1.0) == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize("degree", [1, 3, 4])
+def test_a_centre_takes_away_what_single_points_explain(degree: int) -> None:
+    rng = np.random.default_rng(1)
+    x, y, m = rng.normal(size=(4, 3)), rng.normal(size=(6, 3)), rng.normal(size=3)
+    plain, centred = polynomial_kernel(degree, 0.5, 1.0), polynomial_kernel(degree, 0.5, 1.0, m)
+    middle = m[None]
+    expected = plain(x, y) - plain(x, middle) - plain(middle, y) + plain(middle, middle)
+    np.testing.assert_allclose(centred(x, y), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_overflow_is_refused_in_words() -> None:
+    x, y = pair(20, 20, 3)
+    with pytest.raises(ValueError, match=r"kernel values overflow for samples up to .*e\+120; rescale both sets"):
+        kernel_distance(1e120 * x, 1e120 * y)

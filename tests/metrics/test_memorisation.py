@@ -107,3 +107,33 @@ def test_measure_is_authenticity_against_the_reference() -> None:
     assert got.n == 120
     with pytest.raises(ValueError, match="train needs at least 2 samples"):
         authenticity(fresh, train[:1])
+
+
+@pytest.mark.parametrize("d", [2, 66])
+@pytest.mark.parametrize("far", [1e7, 1e12])
+def test_one_far_training_point_changes_nothing(d: int, far: float) -> None:
+    fresh, train, heldout = sets(80, d)
+    mixed = np.concatenate([train[:20] + 1e-7, train[20:40], fresh[:40]])
+    outlier = np.concatenate([train, np.full((1, d), far)])
+    assert authenticity(mixed, outlier) == authenticity(mixed, train)
+    assert near_copies(mixed, outlier) == near_copies(mixed, train) >= 0.5
+    assert exact_copies(mixed, outlier) == 0.25
+    # A far generated sample is one more authentic one.
+    assert authenticity(np.concatenate([mixed, outlier[-1:]]), train) == pytest.approx(
+        (80 * authenticity(mixed, train) + 1) / 81
+    )
+    assert ct_score(train, outlier, heldout, cells=1) < -5
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1, 1e4])
+def test_as_far_is_not_farther(offset: float) -> None:
+    lattice = np.arange(10.0)[:, None] + offset
+    ends = np.array([[-1.0], [10.0]]) + offset
+    assert authenticity(ends, lattice) == 0
+    assert authenticity(1.01 * (ends - offset - 4.5) + 4.5 + offset, lattice) == 1
+
+
+def test_equal_training_points_are_all_as_near() -> None:
+    same = np.full((30, 3), 0.1)
+    assert authenticity(same, same) == near_copies(same, same) == 0
+    assert ct_score(same, same, same, cells=1) == 0

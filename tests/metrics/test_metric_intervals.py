@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from fmbench.metrics import c2st, frechet, kernel, mmd, prdc, sliced, wasserstein
-from fmbench.metrics.base import SampleContext, deletions, squared_interval, wilson_interval
+from fmbench.metrics.base import SampleContext
 from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import deletions, squared_interval, wilson_interval
+from fmbench.statistics.moments import Moments
+from fmbench.transport.exact import wasserstein2
+from fmbench.transport.sliced import sliced_wasserstein2
 
 BAND = (0.92, 0.975)
 
@@ -45,13 +49,13 @@ def test_intervals_of_squared_discrepancies_are_the_brute_force_ones(fresh: bool
 
     cubic, gaussian = kernel.polynomial_kernel(3, 1 / 3, 1.0), mmd.gaussian_kernel(mmd.median_bandwidth(y))
     here = context(x, y, fresh)
-    moments = frechet.Moments.of
+    moments = Moments.of
     assert frechet.measure(here).ci == pytest.approx(brute(lambda a, b: frechet.between(moments(a), moments(b))))
     assert kernel.measure(here).ci == pytest.approx(brute(kernel.kernel_distance, offset(cubic)))
     assert mmd.measure(here).ci == pytest.approx(brute(lambda a, b: mmd.mmd_squared(a, b, gaussian), offset(gaussian)))
     few = sliced.JACKKNIFE_PROJECTIONS
-    roots = [sliced.sliced_wasserstein2(x[a], y[b], few) for a, b in left]
-    squares = squared_interval(sliced.sliced_wasserstein2(x, y) ** 2, np.square(roots))
+    roots = [sliced_wasserstein2(x[a], y[b], few) for a, b in left]
+    squares = squared_interval(sliced_wasserstein2(x, y) ** 2, np.square(roots))
     assert squares is not None
     assert sliced.measure(here).ci == pytest.approx(tuple(math.sqrt(end) for end in squares))
 
@@ -80,11 +84,11 @@ def pairs(count: int, n: int, fresh: bool, seed: int) -> list[tuple[np.ndarray, 
 
 
 CASES = {
-    "wasserstein2": (wasserstein.measure, wasserstein.wasserstein2, 50, 250),
-    "sliced_wasserstein2": (sliced.measure, sliced.sliced_wasserstein2, 60, 200),
+    "wasserstein2": (wasserstein.measure, wasserstein2, 50, 250),
+    "sliced_wasserstein2": (sliced.measure, sliced_wasserstein2, 60, 200),
     "frechet_distance": (
         frechet.measure,
-        lambda x, y: frechet.between(frechet.Moments.of(x), frechet.Moments.of(y)),
+        lambda x, y: frechet.between(Moments.of(x), Moments.of(y)),
         80,
         250,
     ),
@@ -147,7 +151,7 @@ def test_true_kernel_distance_is_covered(fresh: bool) -> None:
 def test_a_small_fresh_reference_decides_the_width() -> None:
     rng = np.random.default_rng(14)
     drawn = [(rng.normal(SHIFT, SCALE, size=(160, D)), rng.normal(size=(40, D))) for _ in range(600)]
-    truth = float(np.mean([wasserstein.wasserstein2(x, y) for x, y in drawn]))
+    truth = float(np.mean([wasserstein2(x, y) for x, y in drawn]))
     held, fresh = ([wasserstein.measure(context(x, y, f)) for x, y in drawn[:150]] for f in (False, True))
     assert share_covered(held, truth) < 0.75
     assert BAND[0] <= share_covered(fresh, truth) <= BAND[1]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fmbench.metrics.monge_gap import monge_gap
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.wasserstein import squared_distances
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 
 def rng(seed: int = 0) -> np.random.Generator:

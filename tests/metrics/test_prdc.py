@@ -104,3 +104,49 @@ def test_measure_uses_features_where_there_are_any() -> None:
 def test_refuses_a_k_that_is_too_large() -> None:
     with pytest.raises(ValueError, match="k must be at least 1 and less than 4, the number of samples"):
         prdc(np.zeros((4, 1)), np.zeros((9, 1)), 4)
+
+
+@pytest.mark.parametrize("d", [2, 66])
+@pytest.mark.parametrize("side", ["generated", "real", "both"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_one_far_sample_says_nothing_about_the_others(d: int, side: str, closed: bool) -> None:
+    # At 1e7 the far sample is beyond every ball of the others, and in no ball that decides about them but its own.
+    rng = np.random.default_rng(d)
+    x, y = rng.normal(size=(60, d)), rng.normal(size=(50, d))
+    before = prdc(x, y, closed=closed)
+    far = np.full((1, d), 1e7)
+    after = prdc(
+        np.concatenate([x, far]) if side != "real" else x,
+        np.concatenate([y, far]) if side != "generated" else y,
+        closed=closed,
+    )
+    # The ball around a far sample reaches back to the others and may hold some of them: only ever more are inside.
+    assert (after.inside_real[:60] >= before.inside_real).all()
+    assert (after.inside_generated[:50] >= before.inside_generated).all()
+    assert (after.covered[:50] == before.covered).all()
+    assert (after.real_balls[:60] * 5).round().max() <= (before.real_balls * 5).round().max() + 1
+    if side == "generated":
+        assert (after.inside_real[:60] == before.inside_real).all() and not after.inside_real[60]
+    for name in ("precision", "recall", "density", "coverage"):
+        assert getattr(after, name) > 0.8 * getattr(before, name) > 0
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1, -1e7])
+@pytest.mark.parametrize("d", [1, 66])
+def test_equal_samples_are_inside_closed_balls_only(value: float, d: int) -> None:
+    same = np.full((30, d), value)
+    assert numbers(same, same, closed=True) == (1, 1, 6, 1)  # 30 balls hold a sample, in units of 5
+    assert numbers(same, same) == (0, 0, 0, 0)
+    apart = np.full((30, d), np.nextafter(value, np.inf))
+    assert numbers(same, apart, closed=True) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("d", [2, 66])
+def test_a_set_is_inside_itself_however_its_samples_are_repeated(d: int) -> None:
+    x = np.random.default_rng(1).normal(size=(20, d)) + 3
+    for times in (1, 2, 7):
+        repeated = np.repeat(x, times, axis=0)
+        assert prdc(repeated, x, closed=True).precision == prdc(repeated, x, closed=True).coverage == 1
+        assert prdc(x, repeated, closed=True).precision == prdc(x, repeated, closed=True).recall == 1
+        # Open balls of radius 0 hold nothing: six copies and more of every real sample leave no ball.
+        assert prdc(x, repeated).precision == (1 if times <= 5 else 0)

@@ -158,3 +158,24 @@ def test_cnn_gives_logits_of_its_own_features(seeded) -> None:
     assert logits.shape == (N, 10)
     assert torch.equal(net.head(net.body(x)), logits)
     assert torch.allclose(net(x[2:3]), logits[2:3], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("net", "settings", "words"),
+    [
+        ("mlp", {"width": 0}, "MLP width must be at least 1, got 0"),
+        ("mlp", {"depth": -1}, "MLP depth must be at least 0, got -1"),
+        ("cnn", {"num_classes": 10, "channels": -3}, "CNN channels must be at least 1, got -3"),
+        ("dit", {"patch": 0}, "DiT patch must be at least 1, got 0"),
+        ("dit", {"heads": 0}, "DiT heads must be at least 1, got 0"),
+        ("unet", {"multipliers": ()}, "UNet multipliers must not be empty"),
+        ("unet", {"multipliers": (1, 0)}, "UNet multipliers must be at least 1, got 0"),
+        ("unet", {"multipliers": (1,) * 1000}, "UNet multipliers must be at most 16, got 1000"),
+        ("unet", {"groups": 0}, "UNet groups must be at least 1, got 0"),
+        ("unet", {"dropout": 1.5}, "UNet dropout must be at least 0 and below 1, got 1.5"),
+        ("unet", {"adm": True, "channels": 9, "groups": 3}, "UNet channels must be even"),
+    ],
+)
+def test_sizes_that_no_network_can_have_are_named(net: str, settings: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        NETS.resolve(net)((1, 8, 8), **settings)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fmbench.metrics.frechet import Moments, between
+from fmbench.metrics.frechet import between
+from fmbench.statistics.moments import Moments
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fmbench.metrics.entropic import entropic_cost, sinkhorn_divergence
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
+from fmbench.transport.entropic import entropic_cost, sinkhorn_divergence
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 geomloss = pytest.importorskip("geomloss")
 solver = pytest.importorskip("geomloss.ot")

@@ -13,11 +13,12 @@ import numpy as np
 import ot
 import pytest
 
-from fmbench.metrics.entropic import EntropicPlan, sinkhorn, sinkhorn_divergence
 from fmbench.metrics.frechet import frechet_distance
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.sliced import directions, sliced_wasserstein2
-from fmbench.metrics.wasserstein import squared_distances, wasserstein2
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.entropic import EntropicPlan, sinkhorn, sinkhorn_divergence
+from fmbench.transport.exact import wasserstein2
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
+from fmbench.transport.sliced import directions, sliced_wasserstein2
 
 solvers = pytest.mark.parametrize("solve", [sinkhorn, sinkhorn_newton])
 

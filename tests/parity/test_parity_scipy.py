@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from fmbench.metrics.wasserstein import wasserstein2
+from fmbench.transport.exact import wasserstein2
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (400, 2), (400, 64), (250, 300)])

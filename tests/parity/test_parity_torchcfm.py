@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 import fmbench
+from fmbench.methods.base import Budget
 from fmbench.metrics.flow import FlowContext, Trajectories, normalized_path_energy, reference_solve
-from fmbench.metrics.wasserstein import wasserstein2
-from fmbench.records.sampler import Sampler
+from fmbench.transport.exact import wasserstein2
 
 matchers = pytest.importorskip("torchcfm.conditional_flow_matching")
 models = pytest.importorskip("torchcfm.models.models")
@@ -146,5 +146,5 @@ def test_the_wrapped_model_walks_their_euler_path(network, model, noise) -> None
     field = helpers.torch_wrapper(network)
     with torch.no_grad():
         _, path = numerics.odeint(field, noise, torch.linspace(0.0, 1.0, 21, dtype=noise.dtype), solver="euler")
-        end = model.method.sample(noise, Sampler("euler", 20))
+        end = model.method.sample(noise, Budget("euler", 20))
     torch.testing.assert_close(end, path[-1], rtol=1e-6, atol=1e-6)

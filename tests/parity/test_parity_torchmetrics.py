@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from fmbench.metrics.frechet import Moments, between
+from fmbench.metrics.frechet import between
 from fmbench.metrics.inception_score import inception_score
 from fmbench.metrics.kernel import kernel_distance
+from fmbench.statistics.moments import Moments
 
 fid = pytest.importorskip("torchmetrics.image.fid")
 kid = pytest.importorskip("torchmetrics.image.kid")

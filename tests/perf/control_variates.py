@@ -8,7 +8,7 @@ import numpy as np
 from case import clouds
 from measuring import compare
 
-from fmbench.metrics.sliced import sliced_wasserstein2
+from fmbench.transport.sliced import sliced_wasserstein2
 
 PROJECTIONS = 64
 DRAWS = 200

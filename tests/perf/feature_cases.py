@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from case import Case, Sizes, features
 
-from fmbench.metrics.frechet import Moments, frechet_distance
+from fmbench.metrics.frechet import frechet_distance
 from fmbench.metrics.kernel import kernel_distance
 from fmbench.metrics.mmd import gaussian_mmd_squared
 from fmbench.metrics.prdc import prdc
+from fmbench.statistics.moments import Moments
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from case import Case, Sizes, clouds
 
-from fmbench.metrics.entropic import TOLERANCE, sinkhorn, sinkhorn_divergence
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.sliced import directions, sliced_wasserstein2
-from fmbench.metrics.wasserstein import squared_distances, wasserstein2
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.entropic import TOLERANCE, sinkhorn, sinkhorn_divergence
+from fmbench.transport.exact import wasserstein2
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
+from fmbench.transport.sliced import directions, sliced_wasserstein2
 
 Pair = tuple[np.ndarray, np.ndarray]
 Problem = tuple[np.ndarray, float]

@@ -31,7 +31,11 @@ def row(
     """One sampler's row; evaluations are the steps unless given."""
     count = float(steps or 0) if nfe is None else nfe
     conditions = {"batch": 256, "device": "cpu", "threads": 1, "dtype": "float32"}
-    latency = None if p50 is None else {"p50": p50 * max(count, 1), "p95": 2 * p50, "throughput": 1e5, **conditions}
+    latency = (
+        None
+        if p50 is None
+        else {"p50": p50 * max(count, 1), "p95": 2 * p50 * max(count, 1), "throughput": 1e5, **conditions}
+    )
     return Row(solver, steps, guidance, {"network": count, "guidance": 0.0}, metrics, latency, {}, failed)
 
 
@@ -97,8 +101,8 @@ def _one_step(task: str, kind: str) -> Result:
     return result("distilled", tuple(rows), task, flow=missing | {"transport_cost": estimate(14.3, 0.3, 5000)})
 
 
-def table_of_results(task: str = "gaussian-8gaussians", kind: str = "vector") -> list[Result]:
-    """A whole table: both anchors, seven closed entries, an open one, a failed one, a limited one, a hostile one."""
+def table_of_results(task: str = "gaussian-8gaussians", kind: str = "vector", hostile: str = HOSTILE) -> list[Result]:
+    """A whole table: both anchors, seven closed entries, an open one, a failed one, a limited one, one called ``hostile``."""
     anchor = {"division": "anchor", "parameters": 0}
     data = row(None, _quality(0.28, 1000, kind), "none", 0.0, p50=None)
     missing = dict.fromkeys(_flow(1, ""), Estimate.missing("real samples have no velocity field"))
@@ -114,7 +118,7 @@ def table_of_results(task: str = "gaussian-8gaussians", kind: str = "vector") ->
     broken[6] = row(100, {}, failed="17 of 5000 samples are NaN or infinite (seed 0)", p50=None)
     made.append(result("w-cfm", tuple(broken), task, flow=_flow(0.5, "w-cfm")))
     made.append(_model("quick-look", 0.3, kind, task, ranked=False))
-    hostile = list(_model(HOSTILE, 0.66, kind, task).rows)
-    hostile[1] = row(2, {}, failed=HOSTILE_REASON, p50=None)
-    made.append(result(HOSTILE, tuple(hostile), task, flow=_flow(0.66, ""), model={"method": "[red]x|y</script>"}))
+    rows = list(_model(hostile, 0.66, kind, task).rows)
+    rows[1] = row(2, {}, failed=HOSTILE_REASON, p50=None)
+    made.append(result(hostile, tuple(rows), task, flow=_flow(0.66, ""), model={"method": "[red]x|y</script>"}))
     return made

@@ -21,6 +21,8 @@ from fmbench.report.cells import clean, count_cell, estimate_cell, with_half_wid
         (1.234e9, 5.6e7, "(1.234 ± 0.056)e9"),
         (0.25, 0.0, "0.25"),
         (2.0, 1e-12, "2 ± 1e-12"),
+        (0.0, 5e-324, "0 ± 4.9e-324"),  # ten to that power is zero
+        (1e300, 1e300, "(1.0 ± 1.0)e300"),
     ],
 )
 def test_digits_are_decided_by_the_half_width(value, half, text):

@@ -102,7 +102,10 @@ def test_only_the_task_s_own_names_are_anchors():
 
 def test_who_is_not_ranked():
     assert unranked_reason(simple("a", 1, 0.1)) is None
-    assert "--limit" in unranked_reason(simple("a", 1, 0.1, ranked=False))
+    old = simple("a", 1, 0.1, ranked=False)
+    assert unranked_reason(old) == "marked as not ranked by the run that made it"
+    told = simple("a", 1, 0.1, ranked=False, unranked_because=("--limit 100", "seed set 2"))
+    assert unranked_reason(told) == "--limit 100; seed set 2"
     assert "tool" in unranked_reason(simple("a", 1, 0.1, model={"division": "tool"}))
     assert "claimed" in unranked_reason(simple("a", 1, 0.1, status="claimed"))
 
@@ -126,9 +129,32 @@ def test_the_rule_is_read_from_the_protocol(tmp_path):
     assert rank_rule("../protocols/mine", tmp_path).steps == STEPS
 
 
-@pytest.mark.parametrize("text", ["[rank]\nsteps = 0\n", "[rank]\nsteps = true\n", "[rank]\nvector = 3\n", "[rank"])
-def test_a_bad_rule_names_the_file(tmp_path, text):
+def test_a_task_may_have_its_own_metric(tmp_path):
+    (tmp_path / "protocols").mkdir()
+    (tmp_path / "protocols" / "mine.toml").write_text('tasks = ["moons"]\n[rank]\nmoons = "mmd"\n')
+    assert rank_rule("mine", tmp_path).primary["moons"] == "mmd"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[rank]\nsteps = 0\n", "steps must be at least 1"),
+        ("[rank]\nsteps = true\n", "steps must be int"),
+        ("[rank]\nsteps = 1000000000\n", "steps must be at least 1 and at most"),
+        ("[rank]\nvector = 3\n", "vector must be str"),
+        ('[rank]\nvector = "wasserstein"\n', "nearest: .*wasserstein2"),
+        ('[rank]\nvector = "density"\n', "density cannot rank"),
+        ('[rank]\nvector = "straightness"\n', "straightness cannot rank"),
+        ('[rank]\nmoons = "mmd"\n', "moons"),
+        ("rank = 3\n", "rank must be a table"),
+        ("[rank", "not valid TOML"),
+        ("x = 1\n" * 200_000, "larger than 1 MiB"),
+    ],
+)
+def test_a_bad_rule_names_the_file(tmp_path, text, says):
     (tmp_path / "protocols").mkdir()
     (tmp_path / "protocols" / "mine.toml").write_text(text)
-    with pytest.raises(ValueError, match=r"mine\.toml"):
+    with pytest.raises(ValueError, match=says) as error:
         rank_rule("mine", tmp_path)
+    assert str(tmp_path / "protocols" / "mine.toml") in str(error.value)
+    assert "\n" not in str(error.value)

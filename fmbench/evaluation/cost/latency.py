@@ -16,6 +16,7 @@ from torch import nn
 from fmbench.evaluation.cost.energy import NvmlUnavailable, nvml
 from fmbench.evaluation.cost.flops import is_compiled
 from fmbench.evaluation.cost.memory import is_out_of_memory
+from fmbench.storage.readers import first_line
 
 WINDOW = 5
 """Calls whose median is compared with that of as many before them, to tell whether the warm-up is over."""
@@ -164,7 +165,7 @@ def sweep(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            rows.append({"batch": batch, "failed": f"out of memory: {(str(error).splitlines() or ['no message'])[0]}"})
+            rows.append({"batch": batch, "failed": f"out of memory: {first_line(error)}"})
             break
     if "failed" in rows[-1] and device.type == "cuda":
         # Only here, past the handler: the exception's traceback kept the tensors of the failed call alive.

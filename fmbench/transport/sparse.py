@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.entropic import problem
+from fmbench.transport.entropic import problem
 
 ITERATIONS = 10_000
 # Relative decrease of the dual at which L-BFGS stops; its default of 1e-9 leaves marginal errors of 1e-4.

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import checked_samples
-from fmbench.metrics.wasserstein import squared_distances
+from fmbench.statistics.samples import checked_samples
+from fmbench.transport.distances import squared_distances
 
 TOLERANCE = 1e-7
 """Marginal error at which a plan counts as converged."""
@@ -71,16 +71,26 @@ class Problem:
     b: np.ndarray
 
 
-def problem(cost: np.ndarray, epsilon: float, a: np.ndarray | None, b: np.ndarray | None) -> Problem:
-    """Check a transport problem; weights are uniform when not given and are divided by their sums.
+def problem(
+    cost: np.ndarray, epsilon: float, a: np.ndarray | None, b: np.ndarray | None, tolerance: float = TOLERANCE
+) -> Problem:
+    """Check what every entropic solver takes.
 
-    Raises ValueError for a cost that is not a finite matrix, an epsilon that is not positive, or unfit weights.
+    Args:
+        cost: (n, m), any finite numbers.
+        epsilon: regularisation, in the unit of ``cost``.
+        a, b: positive weights (n,), (m,), normalised here; uniform when not given.
+        tolerance: the plan is converged when ``|P 1 - a|_1 + |P^T 1 - b|_1`` is at most this.
+
+    Raises ValueError for a cost that is not a finite matrix, an epsilon or a tolerance that is not positive, or unfit weights.
     """
     cost = np.asarray(cost, dtype=np.float64)
     if cost.ndim != 2 or not cost.size or not np.isfinite(cost).all():
         raise ValueError(f"cost must be a finite (n, m) matrix, got shape {cost.shape}")
     if not 0.0 < epsilon < np.inf:
         raise ValueError(f"epsilon must be positive and finite, got {epsilon}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     weights = []
     for name, given, size in (("a", a, cost.shape[0]), ("b", b, cost.shape[1])):
         weight = np.ones(size) if given is None else np.asarray(given, dtype=np.float64)
@@ -174,18 +184,11 @@ def sinkhorn(
 ) -> EntropicPlan:
     """Entropic transport plan by Sinkhorn's algorithm, log domain, float64.
 
-    Args:
-        cost: (n, m), any finite numbers.
-        epsilon: regularisation, in the unit of ``cost``.
-        a, b: positive weights (n,), (m,), normalised here; uniform when not given.
-        tolerance: the plan is converged when ``|P 1 - a|_1 + |P^T 1 - b|_1`` is at most this.
-        iterations: largest number of sweeps at ``epsilon``.
+    The problem and its ``tolerance`` are those of :func:`problem`; ``iterations`` is the largest number of sweeps at ``epsilon``.
 
     Raises ValueError for an unusable problem, RuntimeError when the tolerance is not reached.
     """
-    p = problem(cost, epsilon, a, b)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    p = problem(cost, epsilon, a, b, tolerance)
     f, g = warm_start(p)
     done, error = 0, np.inf
     while done < iterations:
@@ -209,7 +212,7 @@ def entropic_cost(
     """OT_eps between uniform measures on (n, d) and (m, d) points (Kullback-Leibler convention).
 
     In squared units of the samples, like ``epsilon``. ``solve`` is :func:`sinkhorn` or, much faster at small epsilon,
-    :func:`fmbench.metrics.sinkhorn_newton.sinkhorn_newton`. Raises ValueError for unusable samples and what ``solve``
+    :func:`fmbench.transport.sinkhorn_newton.sinkhorn_newton`. Raises ValueError for unusable samples and what ``solve``
     raises.
     """
     x, y = checked_samples(x, y)

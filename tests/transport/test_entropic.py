@@ -4,9 +4,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fmbench.metrics.entropic import EntropicPlan, entropic_cost, sinkhorn, sinkhorn_divergence
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.wasserstein import squared_distances, wasserstein2
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.entropic import EntropicPlan, entropic_cost, sinkhorn, sinkhorn_divergence
+from fmbench.transport.exact import wasserstein2
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 Solver = Callable[..., EntropicPlan]
 both = pytest.mark.parametrize("solve", [sinkhorn, sinkhorn_newton])

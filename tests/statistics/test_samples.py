@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import checked_samples, mean_estimate
 from fmbench.metrics.mmd import gaussian_mmd_squared
+from fmbench.statistics.intervals import mean_estimate
+from fmbench.statistics.samples import checked_samples
 
 GOOD = np.random.default_rng(0).normal(size=(6, 2))
 

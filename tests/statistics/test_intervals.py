@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from fmbench.metrics.base import (
+from fmbench.records.ranges import NON_NEGATIVE, UNIT
+from fmbench.records.result import Estimate
+from fmbench.statistics.intervals import (
     deletions,
+    enclosing,
     jackknife_error,
     jackknife_estimate,
     mean_estimate,
@@ -19,7 +22,6 @@ from fmbench.metrics.base import (
     squared_interval,
     wilson_interval,
 )
-from fmbench.records.result import Estimate
 
 BAND = (0.92, 0.975)
 
@@ -158,3 +160,57 @@ def test_interval_of_a_square_is_the_square_of_an_interval() -> None:
     # Below zero there is no distance: the lower end stops there, and the upper end stays positive.
     assert squared_interval(0.01, np.array([0.0, 0.04, -0.1]))[0] == 0.0  # type: ignore[index]
     assert squared_interval(1.0, np.array([1.0])) is None
+
+
+# -- ranges -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_holds_its_value_and_stays_inside_the_range() -> None:
+    assert enclosing(0.5, 0.2, 0.9) == (0.2, 0.9)
+    assert enclosing(0.5, 0.6, 0.9) == (0.5, 0.9)  # a bias correction has moved both ends away
+    assert enclosing(0.5, -0.4, 1.3, UNIT) == (0.0, 1.0)
+    assert enclosing(0.0, -1e-17, 2.0, NON_NEGATIVE) == (0.0, 2.0)
+    assert enclosing(1.0, -math.inf, 2.0) is None
+    assert enclosing(1.0, math.nan, math.nan) is None
+
+
+def test_cutting_to_the_range_loses_no_coverage() -> None:
+    # Seven of eight shares lie at an end: the plain interval leaves [0, 1] nearly always.
+    draws = np.random.default_rng(8).beta(0.3, 0.05, size=(1000, 5))
+    plain = [over_seeds([Estimate(float(v)) for v in row]) for row in draws]
+    cut = [over_seeds([Estimate(float(v)) for v in row], UNIT) for row in draws]
+    truth = 0.3 / 0.35
+    assert share_covered(cut, truth) == share_covered(plain, truth)
+    assert sum(e.ci[1] > 1 for e in plain if e.ci) > 500
+    assert all(e.ci is not None and 0 <= e.ci[0] <= e.value <= e.ci[1] <= 1 for e in cut)
+
+
+def test_a_single_seed_is_cut_too_and_else_stays_itself() -> None:
+    wide = Estimate(0.5, (-1.0, 3.0), 4, details={"k": 5})
+    assert over_seeds([wide], UNIT) == Estimate(0.5, (0.0, 1.0), 4, details={"k": 5})
+    inside = Estimate(0.5, (0.1, 0.7), 4)
+    assert over_seeds([inside], UNIT) is inside
+    assert over_seeds([Estimate.missing("gone")], UNIT).reason == "gone"
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_intervals_scale_with_their_values_however_small_or_large(scale: float) -> None:
+    values = np.random.default_rng(9).normal(3.0, 1.0, size=12)
+    one, many = mean_estimate(values), mean_estimate(scale * values)
+    assert one.ci is not None
+    assert many.ci == pytest.approx(tuple(scale * end for end in one.ci), rel=1e-12)
+    assert jackknife_error(scale * values) == pytest.approx(scale * jackknife_error(values), rel=1e-12)
+    seeds = [over_seeds([Estimate(float(s * v)) for v in values]) for s in (1.0, scale)]
+    assert seeds[1].ci == pytest.approx(tuple(scale * end for end in seeds[0].ci), rel=1e-12)  # type: ignore[union-attr]
+
+
+def test_a_sum_that_overflows_is_not_called_infinite_values() -> None:
+    with pytest.raises(ValueError, match=r"sum of 4 values up to 1e\+308 overflows"):
+        mean_estimate(np.full(4, 1e308))
+
+
+def test_the_square_of_a_negative_estimate_lies_in_its_interval() -> None:
+    # An unbiased estimate below minus its bias correction, which only rounding makes possible.
+    ci = squared_interval(-0.5, np.array([-0.5, -0.4, -0.6]), offset=0.3)
+    assert ci is not None
+    assert ci[0] <= -0.5 <= ci[1]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fmbench.metrics.sparse_ot import _SparseSimplex, sparse_ot
-from fmbench.metrics.wasserstein import squared_distances
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.sparse import _SparseSimplex, sparse_ot
 
 
 def rng(seed: int = 0) -> np.random.Generator:

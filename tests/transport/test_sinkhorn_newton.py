@@ -3,10 +3,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fmbench.metrics import sinkhorn_newton as module
-from fmbench.metrics.entropic import sinkhorn
-from fmbench.metrics.sinkhorn_newton import sinkhorn_newton
-from fmbench.metrics.wasserstein import squared_distances
+from fmbench.transport import sinkhorn_newton as module
+from fmbench.transport.distances import squared_distances
+from fmbench.transport.entropic import sinkhorn
+from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -18,19 +18,16 @@ import numpy as np
 from scipy.sparse import bmat, csr_matrix, diags
 from scipy.sparse.linalg import cg
 
-from fmbench.metrics.base import SampleContext
-from fmbench.metrics.entropic import (
+from fmbench.transport.entropic import (
     TOLERANCE,
     EntropicPlan,
     Problem,
     log_kernel,
     problem,
-    sinkhorn_divergence,
     solution,
     sweep,
     warm_start,
 )
-from fmbench.records.result import Estimate
 
 SWEEPS = 20
 STEPS = 300
@@ -57,9 +54,11 @@ class _Point:
 
 
 def _evaluate(p: Problem, z: np.ndarray) -> _Point | None:
-    """The dual function at ``z``, None where the plan overflows."""
+    """The dual function at ``z``, None where it or the plan overflows."""
     n = len(p.a)
     f, g = z[:n], z[n:]
+    if not np.isfinite(z).all():
+        return None
     logs = log_kernel(p, f, g)
     if logs.max() > 600.0:
         return None
@@ -86,8 +85,10 @@ def _direction(point: _Point, epsilon: float, count: int) -> np.ndarray:
     hessian = bmat([[diags(diagonal[:n]), sparse], [sparse.T, diags(diagonal[n:])]], format="csr")
     # Inexact Newton: a fixed accuracy would make the convergence linear, one that follows the error keeps it fast.
     accuracy = min(0.1, point.error)
-    step, _ = cg(hessian, point.gradient, rtol=accuracy, maxiter=5 * (n + m), M=diags(1.0 / diagonal))
-    return epsilon * step
+    # Of a nearly singular matrix the step may overflow; the line search then finds nothing, and a denser matrix follows.
+    with np.errstate(over="ignore", invalid="ignore"):
+        step, _ = cg(hessian, point.gradient, rtol=accuracy, maxiter=5 * (n + m), M=diags(1.0 / diagonal))
+        return epsilon * step
 
 
 def _line_search(p: Problem, point: _Point, direction: np.ndarray) -> _Point | None:
@@ -113,13 +114,10 @@ def sinkhorn_newton(
     sweeps: int = SWEEPS,
     steps: int = STEPS,
 ) -> EntropicPlan:
-    """Entropic transport plan by Sinkhorn-Newton-Sparse; takes and returns what :func:`.entropic.sinkhorn` does.
+    """Entropic transport plan by Sinkhorn-Newton-Sparse of a :func:`~fmbench.transport.entropic.problem`.
 
     Args:
-        cost: (n, m), any finite numbers.
-        epsilon: regularisation, in the unit of ``cost``.
-        a, b: positive weights (n,), (m,), normalised here; uniform when not given.
-        tolerance: the plan is converged when ``|P 1 - a|_1 + |P^T 1 - b|_1`` is at most this.
+        cost, epsilon, a, b, tolerance: the problem.
         density: part of the plan's entries kept in the Hessian, in (0, 1]; 1 is Newton's method proper. When not given,
             2 / min(n, m) as in the paper, and four times more whenever a step gains too little.
         sweeps: Sinkhorn sweeps at ``epsilon`` before the first Newton step, after the warm start.
@@ -127,11 +125,9 @@ def sinkhorn_newton(
 
     Raises ValueError for an unusable problem or density, RuntimeError when the tolerance is not reached.
     """
-    p = problem(cost, epsilon, a, b)
+    p = problem(cost, epsilon, a, b, tolerance)
     if density is not None and not 0.0 < density <= 1.0:
         raise ValueError(f"density must be in (0, 1], got {density}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
     f, g = warm_start(p)
     for _ in range(sweeps):
         f, g, _ = sweep(p, f, g)
@@ -152,15 +148,3 @@ def sinkhorn_newton(
         )
     n = len(p.a)
     return solution(p, point.z[:n], point.z[n:], sweeps + taken)
-
-
-def measure(context: SampleContext) -> Estimate:
-    """Sinkhorn divergence of the samples to the reference, epsilon a twentieth of the mean squared distance between two real points.
-
-    The mean squared distance of a cloud to itself is twice its total variance, so epsilon does not depend on the samples.
-    """
-    spread = 2 * float(context.reference.var(axis=0).sum())
-    epsilon = spread / 20
-    value = sinkhorn_divergence(context.samples, context.reference, epsilon, sinkhorn_newton)
-    details = {"reference_sha256": context.reference_sha256, "epsilon": epsilon}
-    return Estimate(value, None, len(context.samples), details=details)

@@ -1,0 +1,375 @@
+"""What a result file may hold: every table with its fields, their types and ranges, and the laws between them.
+
+It is checked when a result is written and when one is read (:mod:`fmbench.records.result`), nowhere else. A field that is not here is refused;
+only ``details`` of an estimate takes what a metric likes to add.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from fmbench.records.metric import KINDS, METRICS, Metric
+from fmbench.records.names import LONGEST, check_name
+from fmbench.records.sampler import MOST_STEPS, UNSAMPLED
+from fmbench.records.typed import HASH, law, one_of, shown, step
+
+SCHEMA = 1
+STATUSES = ("claimed", "rescored", "rerun", "replicated")
+"""The ladder of trust: somebody's number, recomputed from samples, regenerated from weights, retrained from the recipe."""
+DIVISIONS = ("closed", "open", "anchor", "tool")
+LARGEST_FILE = 16 << 20
+"""Bytes of a result: a thousand samplers with thirty metrics need most of it."""
+MOST_ROWS = 10_000
+ROUND_OFF = 1e-9
+"""Relative difference that a mean of the same numbers may have, summed in another order."""
+
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]
+"""Differences of two of them are finite."""
+Amount = Annotated[float, Meta(ge=0, le=1e300)]
+Evaluations = Annotated[float, Meta(ge=0, le=1e12)]
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Hash = Annotated[str, HASH]
+Text = Annotated[str, Meta(min_length=1)]
+
+
+class Closed(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of exactly these fields."""
+
+
+class Extractor(Struct, frozen=True):
+    """A feature extractor, with whatever else describes its preprocessing."""
+
+    name: Text
+    sha256: Hash
+
+
+class Details(Struct, frozen=True):
+    """What pins an estimate; metrics add their own."""
+
+    extractor: Extractor | None = None
+    reference_sha256: Hash | None = None
+    reference_n: Count | None = None
+    per_seed: tuple[Number, ...] | UnsetType = UNSET
+
+
+class EstimateTable(Closed, frozen=True):
+    """A value with its interval and n, or null with the reason."""
+
+    value: Number | None
+    ci: tuple[Number, Number] | None = None
+    n: Count = 0
+    reason: Text | None = None
+    details: Details = Details()
+
+    def __post_init__(self) -> None:
+        if self.value is None:
+            law(self.reason is not None, "reason must say why there is no value")
+            law(self.ci is None, f"ci must be null where there is no value, got {shown(self.ci)}")
+            return
+        law(self.reason is None, f"reason must be null beside a value, got {shown(self.reason)}")
+        law(self.n >= 1, f"n must be at least 1 beside a value, got {self.n}")
+        if self.ci is not None:
+            low, high = self.ci
+            law(low <= high, f"ci must be two numbers in order, got {shown(self.ci)}")
+            slack = ROUND_OFF * max(abs(low), abs(high))
+            inside = low - slack <= self.value <= high + slack
+            law(inside, f"value must lie in its interval {shown(self.ci)}, got {self.value!r}")
+        if seeds := self.per_seed:
+            near = math.isclose(fmean(seeds), self.value, rel_tol=0, abs_tol=ROUND_OFF * max(map(abs, seeds)))
+            law(near, f"details.per_seed must have the mean {self.value!r}, got {shown(seeds)}")
+
+    @property
+    def per_seed(self) -> tuple[float, ...] | None:
+        """Its value for every evaluation seed, None when not recorded."""
+        return None if isinstance(self.details.per_seed, UnsetType) else self.details.per_seed
+
+
+class Batch(Closed, frozen=True):
+    """Latency at one batch size, in seconds per batch, or the reason why it could not be measured."""
+
+    batch: Positive
+    p50: Seconds | None = None
+    p95: Seconds | None = None
+    p99: Seconds | None = None
+    iqr: Seconds | None = None
+    throughput: Amount | None = None
+    repeats: Count | None = None
+    warmup: Count | None = None
+    stable: bool | None = None
+    failed: Text | None = None
+
+    def __post_init__(self) -> None:
+        known = [q for q in (self.p50, self.p95, self.p99) if q is not None]
+        law(known == sorted(known), f"p50, p95 and p99 must not fall, got {shown(known)}")
+
+
+class Best(Closed, frozen=True):
+    """The batch size of the highest throughput."""
+
+    batch: Positive
+    throughput: Amount
+
+
+class Latency(Batch, frozen=True):
+    """Latency of the largest batch size with its conditions, of all of them, and the best."""
+
+    first_call: Seconds | None = None
+    clock: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    compile: str | None = None
+    threads: Count | None = None
+    tf32: str | None = None
+    clock_mhz: Amount | None = None
+    best: Best | None = None
+    batches: tuple[Batch, ...] | None = None
+
+
+class Samples(Closed, frozen=True):
+    """How many, and the hash of their float32 values; for samples from a file what the file held."""
+
+    n: Positive | None = None
+    sha256: Hash | None = None
+    dtype: str | None = None
+    clipped_share: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+    def __post_init__(self) -> None:
+        law((self.n is None) == (self.sha256 is None), "n and sha256 come together")
+
+
+class RowTable(Closed, frozen=True):
+    """What one sampler gave."""
+
+    solver: str
+    steps: Annotated[int, Meta(ge=1, le=MOST_STEPS)] | None
+    guidance: Annotated[float, Meta(ge=-1e6, le=1e6)]
+    nfe: dict[str, Evaluations]
+    metrics: dict[str, EstimateTable]
+    latency: Latency | None = None
+    samples: Samples = Samples()
+    failed: Text | None = None
+
+    def __post_init__(self) -> None:
+        _named("solver", self.solver, "a solver")
+        law(self.solver != UNSAMPLED or self.steps is None, f"steps must be null without a solver, got {self.steps}")
+        _check_estimates("metrics", self.metrics, "samples")
+        with_value = [name for name, estimate in self.metrics.items() if estimate.value is not None]
+        law(not (self.failed and with_value), f"failed: a row that failed has no value, got one of {with_value[:1]}")
+
+
+class Benchmark(Closed, frozen=True):
+    """The protocol."""
+
+    name: str
+    version: Positive
+    sha256: Hash
+
+    def __post_init__(self) -> None:
+        _named("name", self.name, "a benchmark")
+
+
+class Task(Closed, frozen=True):
+    """The task."""
+
+    name: str
+    version: Positive
+    kind: str | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        _named("name", self.name, "a task")
+        if not isinstance(self.kind, UnsetType):
+            one_of("kind", self.kind, KINDS)
+
+
+class Model(Closed, frozen=True):
+    """What was evaluated."""
+
+    name: str
+    method: Text
+    division: str
+    parameters: Count | None = None
+    conditional: bool | UnsetType = UNSET
+    weights_sha256: Hash | None = None
+    code_sha256: Hash | None = None
+    license: str | None = None
+    recipe: Hash | None = None
+
+    def __post_init__(self) -> None:
+        one_of("division", self.division, DIVISIONS)
+
+
+class Acceleration(Closed, frozen=True):
+    """How the network was computed while it sampled."""
+
+    dtype: str
+    channels_last: bool
+    compile: str
+
+
+class Conditions(Closed, frozen=True):
+    """Versions, device and threads."""
+
+    fmbench: str | None = None
+    git_commit: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    numpy: str | None = None
+    scipy: str | None = None
+    pot: str | None = None
+    platform: str | None = None
+    device: str | None = None
+    threads: Count | None = None
+    acceleration: Acceleration | None = None
+
+
+class Environment(Conditions, frozen=True):
+    """Where the rows were made, and where the flow was measured when that was later."""
+
+    flow: Conditions | None = None
+
+
+class Memory(Closed, frozen=True):
+    """Peak memory of one batch, in bytes."""
+
+    peak: Count | None = None
+    growth: Count | None = None
+    reserved: Count | None = None
+    exact: bool | None = None
+    source: str | None = None
+
+
+class Energy(Closed, frozen=True):
+    """Energy of one sample, or why it is not known."""
+
+    joules_per_sample: Amount | None = None
+    watts: Amount | None = None
+    seconds: Seconds | None = None
+    repeats: Count | None = None
+    samples: Count | None = None
+    reason: str | None = None
+
+
+class Cost(Closed, frozen=True):
+    """What a model costs to run, or the reason why it could not be measured."""
+
+    parameters: Count | None = None
+    batch: Positive | None = None
+    sampler: str | None = None
+    flops_per_evaluation: Amount | None = None
+    flops_per_sample: Amount | None = None
+    flops_uncounted: tuple[str, ...] | None = None
+    memory: Memory | None = None
+    energy: Energy | None = None
+    reason: str | None = None
+
+
+class ResultFile(Closed, frozen=True):
+    """A whole result."""
+
+    benchmark: Benchmark
+    task: Task
+    model: Model
+    rows: Annotated[tuple[RowTable, ...], Meta(min_length=1, max_length=MOST_ROWS)]
+    flow: dict[str, EstimateTable]
+    ranked: bool
+    seeds: Annotated[tuple[Count, ...], Meta(min_length=1)]
+    samples_per_seed: Positive
+    environment: Environment
+    schema: int
+    status: str = "rerun"
+    peak_memory_bytes: Count | None = None
+    seconds: Seconds = 0.0
+    created: str = ""
+    cost: Cost = Cost()
+    unranked_because: tuple[Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        task, _, entry = self.model.name.rpartition("/")
+        if task != self.task.name:
+            raise ValueError(
+                f"model.name must be {self.task.name}/ENTRY, as its task says, got {shown(self.model.name)}"
+            )
+        _named("model.name", entry, "an entry")
+        one_of("status", self.status, STATUSES)
+        law(len(set(self.seeds)) == len(self.seeds), f"seeds must differ from each other, got {shown(self.seeds)}")
+        law(not (self.ranked and self.unranked_because), "unranked_because must be empty where ranked is true")
+        law(_is_time(self.created), f"created must be a time as in ISO 8601, or empty, got {shown(self.created)}")
+        _check_estimates("flow", self.flow, "flow")
+        self._check_rows()
+        for index, row in enumerate(self.rows):
+            self._check_seeds(f"rows[{index}].metrics", row.metrics)
+        self._check_seeds("flow", self.flow)
+
+    def _check_rows(self) -> None:
+        """No two rows have the same sampler, and all that did not fail the same metrics: tables have a column for every pair of the two."""
+        seen: dict[tuple[str, int | None, float], int] = {}
+        names = next((set(row.metrics) for row in self.rows if row.failed is None), None)
+        for index, row in enumerate(self.rows):
+            first = seen.setdefault((row.solver, row.steps, row.guidance), index)
+            law(first == index, f"rows[{index}] has the sampler of rows[{first}]")
+            same = row.failed is not None or set(row.metrics) == names
+            law(same, f"rows[{index}].metrics must have the metrics of the other rows")
+
+    def _check_seeds(self, field: str, estimates: Mapping[str, EstimateTable]) -> None:
+        for name, estimate in estimates.items():
+            found, wanted = estimate.per_seed, len(self.seeds)
+            if found is not None and len(found) != wanted:
+                where = f"{field}{step(name)}.details.per_seed"
+                raise ValueError(f"{where} must have one value for each of {wanted} seeds, got {len(found)}")
+
+
+def _named(field: str, name: str, what: str) -> None:
+    try:
+        check_name(name, what)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+def _is_time(text: str) -> bool:
+    if text == "":
+        return True
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def known_metric(name: str) -> Metric | None:
+    """The metric of that name; None when this version has none, or its plug-in cannot be imported."""
+    try:
+        return METRICS.get(name)
+    except ValueError:
+        return None
+
+
+def check_value(name: str, estimate: EstimateTable) -> None:
+    """Raise ValueError for a value that its metric cannot have, for any seed."""
+    metric = known_metric(name)
+    if metric is None or estimate.value is None:
+        return
+    sides = zip(("least", "most"), metric.range, strict=True)
+    bounds = " and ".join(f"at {side} {bound:g}" for side, bound in sides if math.isfinite(bound))
+    law(metric.contains(estimate.value), f"value must be {bounds}, got {estimate.value!r}")
+    law(all(map(metric.contains, estimate.per_seed or ())), f"details.per_seed must be {bounds}, every one of them")
+
+
+def _check_estimates(field: str, estimates: Mapping[str, EstimateTable], scope: str) -> None:
+    for name, estimate in estimates.items():
+        where = field + step(name)
+        fine = 1 <= len(name) <= LONGEST and name.isprintable()
+        law(fine, f"{where}: a metric has a name of 1 to {LONGEST} printable characters")
+        metric = known_metric(name)
+        law(metric is None or metric.scope == scope, f"{where} is no metric of {scope}")
+        try:
+            check_value(name, estimate)
+        except ValueError as error:
+            raise ValueError(f"{where}.{error}") from None

@@ -1,0 +1,1 @@
+"""What a set of numbers says: intervals, moments, comparisons."""

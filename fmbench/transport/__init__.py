@@ -1,0 +1,1 @@
+"""Optimal transport between finite sets of points, and the distances it starts from."""

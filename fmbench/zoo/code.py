@@ -1,0 +1,209 @@
+"""Method files: ``path/to/file.py:Class`` executed as ``python file.py`` would, with the modules beside it, and what identifies them.
+
+The folder of the file comes first on ``sys.path`` while the file is executed and while its class builds a network. Modules found there belong
+to that file alone: afterwards ``sys.path`` and ``sys.modules`` are as they were, so that two folders may use the same names.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from weakref import WeakKeyDictionary
+
+from fmbench.execution.foreign import ForeignError, foreign, isolated
+from fmbench.methods.base import Method
+from fmbench.registry import METHODS
+from fmbench.storage.files import fingerprint, sha256
+from fmbench.storage.readers import MEBIBYTE, read_bytes
+
+LARGEST = 4 * MEBIBYTE
+"""Bytes of a file of code."""
+
+
+@dataclass
+class Source:
+    """A method file that has been executed: its module, the modules beside it, and the hash of their content."""
+
+    file: Path
+    digest: str
+    module: ModuleType
+    neighbours: dict[str, ModuleType] = field(default_factory=dict)
+
+
+_EXECUTED: dict[Path, Source] = {}
+_SOURCES: WeakKeyDictionary[type, Source] = WeakKeyDictionary()
+
+
+def method_class(spec: str) -> type[Method]:
+    """The class of a registered name or of ``path/to/file.py:Class``; the file is executed, so it must be the user's own words.
+
+    Raises UnknownName, FileNotFoundError, or ValueError: the file fails, with its line, or has no such Method.
+    """
+    path, separator, name = spec.rpartition(":")
+    if not separator or not path.endswith(".py"):
+        return METHODS.resolve(spec)
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {path} for the method {spec}")
+    source = _execute(file.resolve())
+    kind = getattr(source.module, name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, Method)):
+        found = [
+            n
+            for n, k in vars(source.module).items()
+            if inspect.isclass(k) and issubclass(k, Method) and k.__module__ == source.module.__name__
+        ]
+        raise ValueError(
+            f"{path} has no class {name} derived from fmbench.methods.Method; it has: {', '.join(found) or 'none'}"
+        )
+    if kind.__module__ == source.module.__name__ or kind.__module__ in source.neighbours:
+        _SOURCES[kind] = source
+    return kind
+
+
+def code_hash(kind: type) -> str:
+    """SHA-256 of the source file of a class: which code was evaluated. The modules that a method file imports from beside it count too."""
+    if kind in _SOURCES:
+        return _SOURCES[kind].digest
+    return sha256(Path(inspect.getfile(kind)).read_bytes())
+
+
+@contextmanager
+def beside(kind: type) -> Iterator[None]:
+    """Inside, the class finds the modules beside its file, if it came from one."""
+    source = _SOURCES.get(kind)
+    if source is None:
+        yield
+        return
+    with _first(source.file.parent, source.neighbours):
+        yield
+
+
+def _execute(file: Path) -> Source:
+    """The executed file; it is executed again when it, or what it imports from beside it, has changed.
+
+    Its module stays in ``sys.modules``, as ``inspect`` and dataclasses need.
+    """
+    digest = _digest(file)
+    known = _EXECUTED.get(file)
+    if known is not None and known.digest == digest:
+        return known
+    name = f"fmbench_user_{file.stem}_{sha256(f'{file} {digest}'.encode())[:16]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    source = Source(file, digest, importlib.util.module_from_spec(spec))
+    sys.modules[name] = source.module
+    try:
+        with isolated(), _first(file.parent, source.neighbours), foreign():
+            spec.loader.exec_module(source.module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, ForeignError):
+            raise ForeignError(f"{_place(error.__cause__, file)}: {error}") from error.__cause__
+        raise
+    _EXECUTED[file] = source
+    return source
+
+
+def _place(error: BaseException | None, file: Path) -> str:
+    """The line of a method file, or of one beside it, at which an error left it."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(file.parent)]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else str(file)
+
+
+@contextmanager
+def _first(folder: Path, neighbours: dict[str, ModuleType]) -> Iterator[None]:
+    """Inside, modules of ``folder`` are found first; those imported are added to ``neighbours`` and leave ``sys.modules`` again."""
+    children = set(os.listdir(folder))
+    theirs = {n: m for n, m in sys.modules.items() if _gives_way(n.partition(".")[0], children)}
+    path, writes = list(sys.path), sys.dont_write_bytecode
+    for name in theirs:
+        del sys.modules[name]
+    before = set(sys.modules)
+    sys.modules.update(neighbours)
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:], sys.dont_write_bytecode = path, writes
+        for name in [
+            n for n in sys.modules if n not in before and _lies_in(sys.modules.get(n.partition(".")[0]), folder)
+        ]:
+            neighbours[name] = sys.modules[name]
+        for name in neighbours:
+            sys.modules.pop(name, None)
+        sys.modules.update(theirs)
+
+
+def _lies_in(module: ModuleType | None, folder: Path) -> bool:
+    """Whether a top-level module or package is an immediate child of ``folder``."""
+    spec = getattr(module, "__spec__", None)
+    if module is None or spec is None or module.__name__.startswith("fmbench_user_"):
+        return False
+    places = list(spec.submodule_search_locations or []) or [spec.origin or ""]
+    return any(Path(place).parent == folder for place in places)
+
+
+def _gives_way(top: str, children: set[str]) -> bool:
+    """Whether a loaded module gives way to one of a folder: never one of Python, of the installed packages, or of this one."""
+    if f"{top}.py" not in children and top not in children:
+        return False
+    if top in sys.stdlib_module_names or top == "fmbench":
+        return False
+    origin = getattr(getattr(sys.modules.get(top), "__spec__", None), "origin", None) or ""
+    return not {"site-packages", "dist-packages"} & set(Path(origin).parts)
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file, and of those that it imports from its own folder, directly or not, where there are any."""
+    content = {file: read_bytes(file, LARGEST, "file of code")}
+    waiting = [file]
+    while waiting:
+        current = waiting.pop()
+        for found in _imports(content[current], current, file.parent):
+            if found not in content:
+                content[found] = read_bytes(found, LARGEST, "file of code")
+                waiting.append(found)
+    hashes = {str(path.relative_to(file.parent)): sha256(data) for path, data in content.items()}
+    own = hashes.pop(file.name)
+    return fingerprint([own, hashes]) if hashes else own
+
+
+def _imports(code: bytes, file: Path, folder: Path) -> list[Path]:
+    """Files below ``folder`` that the code of ``file`` imports anywhere, in functions too; none where it cannot be parsed."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []  # executing it says so
+    wanted: list[Path] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            wanted += [folder.joinpath(*alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = folder if not node.level else file.parents[min(node.level, len(file.parents)) - 1]
+            module = base.joinpath(*node.module.split(".")) if node.module else base
+            wanted += [module, *(module / alias.name for alias in node.names if alias.name != "*")]
+    found = []
+    for target in wanted:
+        if not target.is_relative_to(folder):
+            continue
+        # Importing a.b executes a as well.
+        chain = [target, *(p for p in target.parents if p != folder and p.is_relative_to(folder))]
+        for part in chain:
+            found += [p for p in (part.with_name(part.name + ".py"), part / "__init__.py") if p.is_file()]
+    return found
