@@ -14,6 +14,7 @@ from fmbench.execution.checked import guarded_field
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.methods.base import VelocityMethod
 from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
+from fmbench.metrics.jacobian import jacobian_product
 from fmbench.metrics.probe import Probe
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS
@@ -49,10 +50,24 @@ class FlowScorer:
         method = self.model.method if self.model else None
         return method if isinstance(method, VelocityMethod) else None
 
-    def _field(self, labels: Labels | None) -> Velocity:
+    def _field(self, labels: Labels | None, derivatives: bool = True) -> Velocity:
         """The velocity with its labels bound, guarded."""
         assert self.method is not None
-        return guarded_field(self.method.field(None if labels is None else labels.to(device_of(self.method))))
+        bound = None if labels is None else labels.to(device_of(self.method))
+        return guarded_field(self.method.field(bound), derivatives)
+
+    def _differentiable(self, x: Points, labels: Labels | None) -> bool:
+        """False for a field that switches gradients off inside, so that its derivatives come out zero though it changes with ``x``."""
+        few, field = x[:4], self._field(None if labels is None else labels[:4])
+        times = torch.linspace(0.2, 0.8, len(few), device=few.device)
+        step = 1e-2 * float(few.abs().max())
+        try:
+            with torch.no_grad():
+                if torch.equal(field(few + step, times), field(few - step, times)):
+                    return True
+            return bool(jacobian_product(field, few, times, torch.ones_like(few))[1].any())
+        except (ValueError, RuntimeError):
+            return True  # the metric that differentiates says what is wrong
 
     def _solve(self, model: Model) -> Trajectories:
         n, device = self.flow["samples"], device_of(model.method)
@@ -94,13 +109,15 @@ class FlowScorer:
         labels = self.model.labels(0, n, self.seed)
         data, data_labels = self._real(n)
         source, target = task.source_mixture, task.target_mixture
+        x0 = self.model.noise(0, n, self.seed).to(device)
+        derivatives = self._differentiable(x0, labels)
         return Probe(
-            velocity=self._field(labels),
-            x0=self.model.noise(0, n, self.seed).to(device),
+            velocity=self._field(labels, derivatives),
+            x0=x0,
             steps=self.flow["probe_steps"],
             seed=self.seed,
             data=data.to(device),
-            data_velocity=self._field(data_labels),
+            data_velocity=self._field(data_labels, derivatives),
             data_log_density=target.log_prob(data.flatten(1)).numpy() if target and not task.finite else None,
             source_log_density=task.source_log_density(),
             oracle=MixtureVelocity(source, target).to(device) if source and target else None,

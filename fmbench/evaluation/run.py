@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,18 +92,18 @@ def evaluate_one(
     _require_own_name(model)
     if model.recipe is not None:
         require_closed(model.recipe, task, model.name)
-    model = as_it_is(model)
-    with lent(model.method, resolve_device(options.device)):
-        return _evaluate(spec, task, model, options, out, report)
+    return _evaluate(spec, task, as_it_is(model), options, out, report)
 
 
 def _computed(run: Evaluation, measure: Callable[[], Result]) -> Result:
     """What ``measure`` gives after the model has passed its trial. Raises ForeignError for whatever goes wrong."""
-    with foreign():
+    device = resolve_device(run.options.device)
+    with foreign(), ExitStack() as stack:
         if run.model is not None:
+            stack.enter_context(lent(run.model.method, device))
             trial(run.model, run.spec.samplers)
         if run.task.extractor:
-            run.extractor = load_extractor(run.task.extractor, resolve_device(run.options.device))
+            run.extractor = load_extractor(run.task.extractor, device)
         return measure()
 
 

@@ -51,8 +51,11 @@ def checked_field(velocity: Velocity) -> Velocity:
     """The same field; its values pass :func:`checked_points`, and ValueError is raised when it changes ``x`` or ``t`` in place."""
 
     def checked(x: Points, t: Times) -> Points:
-        before = _version(x), _version(t)
-        found = checked_points(velocity(x, t), x)
+        before, gradients = (_version(x), _version(t)), torch.is_grad_enabled()
+        found = velocity(x, t)
+        if torch.is_grad_enabled() != gradients:
+            torch.set_grad_enabled(gradients)
+        found = checked_points(found, x)
         if (_version(x), _version(t)) != before:
             raise ValueError("velocity changes x or t in place; work on a copy")
         return found
@@ -60,15 +63,17 @@ def checked_field(velocity: Velocity) -> Velocity:
     return checked
 
 
-def guarded_field(velocity: Velocity) -> Velocity:
+def guarded_field(velocity: Velocity, derivatives: bool = True) -> Velocity:
     """The same field for code that goes on with its values: checked, its failures one line, its changes of the process undone each time.
 
-    Raises ForeignError.
+    Raises ForeignError, also when it is differentiated and ``derivatives`` says that it cannot be.
     """
     field = checked_field(velocity)
 
     def guarded(x: Points, t: Times) -> Points:
         with foreign("velocity"), steady():
+            if not derivatives and torch._C._functorch.is_functorch_wrapped_tensor(x):  # type: ignore[attr-defined]
+                raise ValueError("it switches gradients off inside, so its derivatives come out as zero")
             return field(x, t)
 
     return guarded

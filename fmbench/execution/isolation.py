@@ -38,6 +38,11 @@ def _table(table: Any) -> Part:
     return lambda: dict(table), put
 
 
+def _pop(pop: Callable[[], Any], count: Callable[[], int], depth: int) -> None:
+    while count() > depth:
+        pop()
+
+
 def _flushes_denormals() -> bool:
     """Whether the processor takes the smallest numbers for zero; Python's floats tell, for they run on the same unit."""
     return float("5e-324") * 1.0 == 0.0
@@ -49,6 +54,8 @@ def numerics() -> Sequence[Part]:
     import numpy as np
     import torch
     from torch.nn.modules import module
+    from torch.overrides import _pop_mode as _pop_function_mode
+    from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
     backends, cpu = torch.backends, torch.device("cpu")
 
@@ -61,6 +68,16 @@ def numerics() -> Sequence[Part]:
     return (
         (torch.get_default_dtype, torch.set_default_dtype),
         (torch.get_default_device, lambda device: torch.set_default_device(None if device == cpu else device)),
+        # Modes that were entered and never left intercept every operator after them.
+        (
+            torch._C._len_torch_function_stack,
+            lambda depth: _pop(_pop_function_mode, torch._C._len_torch_function_stack, depth),
+        ),
+        (
+            torch._C._len_torch_dispatch_stack,
+            lambda depth: _pop(_pop_dispatch_mode, torch._C._len_torch_dispatch_stack, depth),
+        ),
+        (torch.is_inference_mode_enabled, lambda on: torch.inference_mode(on).__enter__()),
         (torch.get_num_threads, torch.set_num_threads),
         (torch.is_grad_enabled, torch.set_grad_enabled),
         (deterministic, lambda flags: torch.use_deterministic_algorithms(flags[0], warn_only=flags[1])),

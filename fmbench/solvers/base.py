@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -34,9 +35,12 @@ def cosine_grid(steps: int) -> Tensor:
 def checked_grid(grid: Tensor) -> Tensor:
     """A monotone 1-D grid of at least two times in [0, 1], increasing (sampling) or decreasing (inversion)."""
     grid = torch.as_tensor(grid, dtype=torch.float64)
-    steps = grid.diff() if grid.ndim == 1 else torch.empty(0)
-    monotone = len(steps) > 0 and bool((steps > 0).all() or (steps < 0).all())
-    if not monotone or grid.min() < 0 or grid.max() > 1:
+    times = grid.tolist() if grid.ndim == 1 else []
+    # On numbers, not tensors: a grid belongs to the host, whatever device is sampled on.
+    rising = [stop > start for start, stop in itertools.pairwise(times)]
+    falling = [stop < start for start, stop in itertools.pairwise(times)]
+    monotone = len(times) > 1 and (all(rising) or all(falling))
+    if not monotone or not all(0 <= time <= 1 for time in times):
         raise ValueError(
             f"a time grid must be strictly monotone in [0, 1] with at least two points, got {grid.tolist()}"
         )

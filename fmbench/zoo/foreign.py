@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmbench.execution.foreign import foreign
+from fmbench.execution.foreign import foreign, isolated
 from fmbench.methods.base import VelocityMethod
 from fmbench.records.names import check_entry_name
 from fmbench.registry import TASKS
@@ -168,7 +168,7 @@ def wrap(
     definition = TASKS.resolve(task)() if isinstance(task, str) else None
     if definition is None:
         raise ValueError(f"task must be the name of a task, got {type(task).__name__}")
-    with foreign("wrap"):
+    with foreign("wrap"), isolated():
         method = _Wrapped(_Adapter(module, call))
         _require_ready(method.net)
         method.training = method.net.training = method.net.parts.training = False  # type: ignore[union-attr]
@@ -180,7 +180,7 @@ def as_it_is(model: Model) -> Model:
     """The model with the identity of what its module holds now: a wrapped one may have been trained on since it was wrapped."""
     if not isinstance(model.method, _Wrapped):
         return model
-    with foreign(model.name):
+    with foreign(), isolated():
         return replace(model, identity={**model.identity, "weights_sha256": state_hash(model.method.net)})
 
 

@@ -37,11 +37,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     training = any(mode for _, mode in modes)
     try:
         if training:
-            module.eval()
+            with isolated():
+                module.eval()
         yield
     finally:
         if training:
-            module.train()
+            with isolated():
+                module.train()
         for part, mode in modes:
             part.training = mode
 
@@ -70,7 +72,7 @@ def generate(
             chunk, chunk_labels = noise[rows].to(device, copy=True), None if labels is None else labels[rows].to(device)
             with isolated():
                 made = checked_points(method.sample(chunk, sampler, chunk_labels), chunk, "the sample")
-            chunks.append(made.float().cpu())
+            chunks.append(made.detach().float().cpu())
     return Generated(torch.cat(chunks), evaluations)
 
 
