@@ -90,3 +90,21 @@ class Draws:
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
         return draw(sample, self.first, self.stop, self.seed, purpose, step + 1).to(self.device)
+
+
+class Given(Draws):
+    """Draws whose source points are given; whatever else is drawn belongs to rows 0 to n of seed 0."""
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__(0, 0, len(points), lambda n, random: points[:n], points.device)
+        object.__setattr__(self, "points", points)
+
+    def start(self) -> Tensor:
+        """The points."""
+        return self.points  # type: ignore[attr-defined]
+
+    def rows(self, start: int, stop: int) -> Draws:
+        """Those of a part of the points; what else they draw starts at row 0 again. Raises ValueError for an empty part or one beyond them."""
+        if not 0 <= start < stop <= len(self):
+            raise ValueError(f"rows {start} to {stop} are no part of {len(self)}")
+        return Given(self.start()[start:stop])

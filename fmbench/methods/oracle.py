@@ -23,6 +23,8 @@ class Oracle(VelocityMethod):
 
     summary = "closed-form marginal velocity of the independent coupling"
     reference = "arXiv:2210.02747, theorem 1"
+    trains = False
+    outside = True
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
