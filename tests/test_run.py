@@ -13,11 +13,11 @@ import pytest
 
 import fmbench
 from fmbench import cli
+from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.evaluation import describe
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.run import evaluate, plan, run
 from fmbench.evaluation.scoring import attempt
-from fmbench.execution.device import resolve_device
 from fmbench.execution.foreign import ForeignError, foreign, said
 from fmbench.records import protocol
 from fmbench.records.metric import METRICS

@@ -1,8 +1,11 @@
 """Files of samples: the same pixels whatever the container, and one line for everything that cannot be scored as it is."""
 
 import io
+import os
 import pickle
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -204,3 +207,97 @@ def test_pictures_are_never_resized_or_lossy(tmp_path):
     Image.fromarray(np.zeros((6, 4), np.uint16)).save(deep / "a.png")
     with pytest.raises(ValueError, match="mode I;16"):
         read_samples(deep)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def drawn(width: int, height: int, depth: int, colour: int, extra: bytes = b"") -> bytes:
+    """A PNG of zeros, with anything between its head and its pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + head + extra + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (drawn(4, 6, 16, 2), "16 bits per channel"),  # Pillow would drop the lower eight
+        (drawn(4, 6, 8, 2, chunk(b"tRNS", bytes(6))), "partly transparent"),
+        (drawn(4, 6, 8, 0, chunk(b"acTL", struct.pack(">II", 2, 0))), "is animated"),
+        (drawn(4, 6, 8, 6), "mode RGBA"),
+        (drawn(2**31 - 1, 2**31 - 1, 8, 0), "2147483647 x 2147483647 pixels, more than 16777216"),
+        (drawn(60_000, 60_000, 8, 0), "60000 x 60000 pixels"),
+        (drawn(4, 6, 8, 0, chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 5, 8, 0, 0, 0, 0))), "damaged or no PNG"),
+        (b"GIF89a", "damaged or no PNG"),
+    ],
+)
+def test_pictures_that_would_lose_something_or_never_end_are_refused(tmp_path, recwarn, picture, words):
+    folder = folder_of(tmp_path / "pictures", GREY)
+    (folder / "x.png").write_bytes(picture)
+    with pytest.raises(ValueError, match=words) as error:
+        read_samples(folder)
+    assert "picture x.png" in str(error.value)
+    assert not recwarn.list
+
+
+def test_no_changed_byte_of_a_picture_gives_other_pixels(tmp_path):
+    """Decoders skip the checksum of the pixels; a picture that lost a bit would be another sample."""
+    whole = png(RGB[0])
+    for position in range(len(whole)):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / "a.png").write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        with pytest.raises(ValueError, match=r"picture a\.png is damaged or no PNG"):
+            read_samples(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: os.mkfifo(folder / "x.png"), r"x\.png is no regular file"),
+        (lambda folder: (folder / "x.png").symlink_to(folder.parent / "outside.png"), "a link that leaves the folder"),
+        (lambda folder: (folder / "x.png").symlink_to("nothing.png"), "a link to nothing"),
+    ],
+)
+def test_what_is_no_picture_of_the_folder_is_named(tmp_path, make, words):
+    folder = folder_of(tmp_path / "pictures", GREY)
+    (tmp_path / "outside.png").write_bytes(png(GREY[0]))
+    make(folder)
+    with pytest.raises(ValueError, match=words):
+        read_samples(folder)
+
+
+def test_what_a_folder_or_zip_holds_besides_is_named_in_the_facts(tmp_path):
+    folder = folder_of(tmp_path / "pictures", GREY)
+    (folder / "labels.csv").write_text("x")
+    (folder / ".hidden").write_text("x")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "notes.txt").write_text("x")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, str(path.relative_to(folder)))
+    for path in (folder, tmp_path / "a.zip"):
+        points, facts = read_samples(path)
+        assert len(points) == len(GREY)
+        assert facts["left_out"] == {"files": 2, "first": ["labels.csv", "sub/notes.txt"]}
+
+
+def test_a_file_of_several_arrays_says_which_was_read(tmp_path):
+    np.savez(tmp_path / "a.npz", labels=np.zeros(5), samples=GREY)
+    save_file({"only": GREY}, tmp_path / "b.safetensors")
+    facts = [read_samples(tmp_path / name)[1] for name in ("a.npz", "b.safetensors")]
+    assert [(f["array"], f.get("arrays")) for f in facts] == [("samples", ["labels", "samples"]), ("only", None)]
+    np.savez(tmp_path / "many.npz", **{f"array{i}": np.zeros((2, 2)) for i in range(40)})
+    with pytest.raises(ValueError, match=r"choose one with --key: array0, .*, array7 and 32 more$"):
+        read_samples(tmp_path / "many.npz")
+    with pytest.raises(ValueError, match=r"a\.npy has no named arrays, so there is none to choose; leave --key x out"):
+        read_samples(save(tmp_path, GREY), key="x")
+
+
+@pytest.mark.parametrize("array", [np.asfortranarray(RNG.normal(size=(6, 3))), RNG.normal(size=(6, 3)).astype(">f4")])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i2", "u4"])
+def test_any_plain_number_in_any_order_is_read(tmp_path, array, dtype):
+    given = array.astype(np.dtype(dtype).newbyteorder(array.dtype.byteorder), order="K")
+    found = read_samples(save(tmp_path, given))[0].numpy()
+    np.testing.assert_array_equal(found, given.astype(np.float32))

@@ -14,8 +14,8 @@ from fmbench.progress import progress_bars
 
 def cmd_run(args: argparse.Namespace) -> int:
     """Evaluate models on a benchmark and print the tables."""
+    from fmbench.evaluation.device import resolve_device
     from fmbench.evaluation.run import plan, run
-    from fmbench.execution.device import resolve_device
     from fmbench.records import protocol
     from fmbench.report.build import build_leaderboard
     from fmbench.report.terminal import print_results

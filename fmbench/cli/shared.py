@@ -75,7 +75,7 @@ def not_negative(text: str) -> float:
 
 
 def device_of(name: str) -> str:
-    """See :func:`fmbench.execution.device.resolve_device`, which this command line and the API share."""
-    from fmbench.execution.device import resolve_device
+    """See :func:`fmbench.evaluation.device.resolve_device`, which this command line and the API share."""
+    from fmbench.evaluation.device import resolve_device
 
     return resolve_device(name)

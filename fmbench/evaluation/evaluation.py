@@ -254,6 +254,7 @@ class Evaluation:
             flow=flow,
             cost=self.cost(),
             ranked=self.options.ranked,
+            unranked_because=self.options.unranked_because,
             seeds=self.options.seeds(self.spec),
             samples_per_seed=self.options.samples(self.spec),
             environment=self.conditions(),

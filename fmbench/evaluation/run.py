@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fmbench.evaluation.acceleration import Acceleration
+from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.evaluation import DATA, Evaluation, Report, describe, quiet
 from fmbench.evaluation.options import Options
-from fmbench.execution.device import resolve_device
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
 from fmbench.records.metric import METRICS

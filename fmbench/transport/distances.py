@@ -15,6 +15,10 @@ BLOCK = 1024
 PRODUCT_DIMENSION = 64
 # |x|^2 + |y|^2 - 2 x.y keeps the digits of a squared distance above this part of |x|^2 + |y|^2; smaller ones are computed from the difference.
 CANCELLED = 1e-2
+CENTRED = 256
+"""Points whose median is the centre."""
+SCANNED = 64
+"""Rows that are searched for cancellation at a time: they stay in the cache."""
 GATHERED = 1 << 22
 """Values of differences held at a time."""
 EPS = float(np.finfo(np.float64).eps)
@@ -45,14 +49,14 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return cdist(x, y, "sqeuclidean")
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     # Medians, because a mean follows a single far point and takes all others away from the centre.
-    centre = 0.5 * (np.median(x[:BLOCK], axis=0) + np.median(y[:BLOCK], axis=0))
+    centre = 0.5 * (np.median(x[:CENTRED], axis=0) + np.median(y[:CENTRED], axis=0))
     near_x, near_y = x - centre, y - centre
     squared = near_x @ (-2.0 * near_y.T)
     norms_x, norms_y = (near_x * near_x).sum(axis=1), (near_y * near_y).sum(axis=1)
     squared += norms_x[:, None]
     squared += norms_y
-    for start in range(0, len(x), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for start in range(0, len(x), SCANNED):
+        rows = slice(start, start + SCANNED)
         _restore(squared[rows], x[rows], y, norms_x[rows], norms_y)
     return squared
 

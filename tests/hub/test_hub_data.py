@@ -6,8 +6,10 @@ import dataclasses
 import errno
 import hashlib
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,6 +225,19 @@ def test_one_changed_label_or_pixel_is_refused(tiny: Tiny, tmp_path: Path, monke
         assert "SHA-256 of the pixels expected" in complaint(tiny, ValueError)
 
 
+def enormous() -> bytes:
+    """A PNG of a hundred bytes that says it has 3.6 thousand million pixels."""
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def test_files_that_are_not_the_dataset_are_refused(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +251,7 @@ def test_files_that_are_not_the_dataset_are_refused(
         "39 rows": (encoded[1:], labels[1:], "img"),
         "an image is RGB 8x6, not RGB 6x8": ([png(p.transpose(1, 0, 2)) for p in pictures], labels, "img"),
         "an image is L 6x8, not RGB 6x8": ([png(p[:, :, :1]) for p in pictures], labels, "img"),
+        "exceeds limit": ([enormous(), *encoded[1:]], labels, "img"),
         "labels from 0 to 300": (encoded, np.r_[labels[:-2], 0, 300], "img"),
         "": (encoded, labels, "photo"),
     }
@@ -251,6 +267,18 @@ def test_files_that_are_not_the_dataset_are_refused(
         assert "not the parquet file" in complaint(tiny, ValueError)
 
 
+LIES = (
+    b"(20, 6, 8, 6)",
+    b"(-40,3, 8, 6)",
+    b"(10**9, 8, 6)",
+    b"9999999999,  ",
+    b"(39, 3, 8, 6)",
+    b"((((((((((((((",
+    b"(True,3, 8,6)",
+)
+"""Shapes in the place of a header's."""
+
+
 def test_a_damaged_cache_is_refused(tiny: Tiny, serve: Serve) -> None:
     serve(tiny.root)
     load(tiny.dataset, "train")
@@ -260,6 +288,10 @@ def test_a_damaged_cache_is_refused(tiny: Tiny, serve: Serve) -> None:
         (whole[:-1] + bytes([whole[-1] ^ 1]), f"expected {tiny.dataset.split('train').sha256}, found"),
         (whole[: len(whole) // 2], "damaged"),
         (b"", "damaged"),
+        *((whole.replace(b"(40, 3, 8, 6)", lie), "damaged") for lie in LIES),
+        (whole.replace(b"|u1", b"|i1"), "damaged"),
+        (whole.replace(b"'|u1'", b"'|O' "), "damaged"),
+        (whole.replace(b"False", b"True "), "found"),
     ):
         (folder / "images.npy").write_bytes(damage)
         with pytest.raises(ValueError, match=part) as failure:
