@@ -30,8 +30,12 @@ DATA = "data"
 """Name of the anchor of real samples."""
 
 
-def _check_benchmark(metrics: Sequence[str] | None, reference: str | Path | None, extractor: str | None) -> None:
-    """Raise ValueError for what a benchmark decides itself."""
+def _check_benchmark(
+    benchmark: str | Path | None, metrics: Sequence[str] | None, reference: str | Path | None, extractor: str | None
+) -> None:
+    """Raise ValueError for what a benchmark, where one is given, decides itself."""
+    if benchmark is None:
+        return
     if metrics is not None:
         raise ValueError("give metrics or a benchmark, not both")
     if reference is not None:
@@ -159,8 +163,7 @@ def score(
     """
     began = time.monotonic()
     called = check_entry_name(Path(samples).stem if name is None else name, "samples (--name)")
-    if benchmark is not None:
-        _check_benchmark(metrics, reference, extractor)
+    _check_benchmark(benchmark, metrics, reference, extractor)
     compared = read_comparison(Files(samples, task, reference, key, reference_key, value_range, extractor))
     definition = compared.task
     names, identity = _metrics(metrics, benchmark, definition)
