@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fmbench.noise import BLOCK
 from fmbench.records.recipe import read
@@ -155,6 +156,51 @@ def test_weights_of_another_network_are_one_clear_line(entry: Path) -> None:
     with pytest.raises(ValueError, match="copy") as caught:
         load(str(entry))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("net.layers.0.bias"), "net.layers.0.bias is missing"),
+        (lambda state: state.update(more=torch.ones(1)), "it has no 'more'"),
+        (lambda state: state.update({"net.layers.0.bias": torch.zeros(16).half()}), "is stored as F16, and the recipe makes it F32"),
+        (lambda state: state.update({"net.layers.0.bias": torch.zeros(16).long()}), "is stored as I64"),
+        (lambda state: state.update({"net.layers.0.bias": torch.zeros(4, 4)}), r"has shape \(4, 4\), not \(16,\)"),
+        (lambda state: state["net.layers.0.bias"].fill_(torch.nan), "net.layers.0.bias is not finite"),
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_weights_that_the_recipe_does_not_make_name_the_file(change, words: str, entry: Path) -> None:
+    path, recipe = entry / "model.safetensors", read(entry / "recipe.toml")
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    assert recipe.weights is not None
+    data = path.read_bytes()
+    pinned = dataclasses.replace(recipe.weights, sha256=sha256(data), bytes=len(data))
+    dataclasses.replace(recipe, weights=pinned).save(entry / "recipe.toml")
+    with pytest.raises(ValueError, match=f"^{path}: .*{words}") as caught:
+        load(str(entry))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('task = "gaussian-8gaussians"', 'task = "gaussian-9"', "unknown task 'gaussian-9'; nearest"),
+        ('name = "cfm"', 'name = "cmf"', "unknown method 'cmf'"),
+        ('name = "mlp"', 'name = "mpl"', "unknown net 'mpl'"),
+        ("parameters = ", "parameters = 1", "parameters is 1.*, and there are"),
+        ('name = "cfm"', 'name = "oracle"', "has no parameters, and the recipe pins|unknown key|do not fit"),
+    ],
+)
+def test_recipes_that_name_what_is_not_there_name_the_file(old: str, new: str, words: str, entry: Path) -> None:
+    path = entry / "recipe.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=words) as caught:
+        load(str(entry))
+    assert str(entry) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_ambiguous_names_are_errors(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

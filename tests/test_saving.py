@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from collections.abc import Callable
@@ -245,3 +246,19 @@ def test_a_recipe_larger_than_its_weights_is_refused_before_it_is_built(zoo: Pat
         ValueError, match=r"entry/model.safetensors: the weights do not fit .*has shape \(16,\), not \(20000,\)"
     ):
         load(str(entry))
+
+
+def test_a_teacher_with_shared_weights_is_identified_by_them(tmp_path: Path) -> None:
+    """Its hash is that of the same weights held apart, and changes with them."""
+    from fmbench.training.teacher import state_hash
+    from fmbench.zoo.building import build
+
+    spec = write(tmp_path, TIED)
+    tied: Any = build(short(spec), TASKS.resolve(TASK)(), method_class(spec), "r")
+    before = state_hash(tied)
+    apart = copy.deepcopy(tied)
+    apart.net.c.weight = nn.Parameter(apart.net.b.weight.detach().clone())
+    assert state_hash(apart) == before
+    with torch.no_grad():
+        tied.net.b.weight.add_(1)
+    assert state_hash(tied) != before

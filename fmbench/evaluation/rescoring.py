@@ -26,9 +26,16 @@ from fmbench.storage.files import fingerprint, sha256
 from fmbench.tasks.base import Task
 from fmbench.zoo.extractors import load_extractor
 
+DATA = "data"
+"""Name of the anchor of real samples."""
 
-def _check_benchmark(metrics: Sequence[str] | None, reference: str | Path | None, extractor: str | None) -> None:
-    """Raise ValueError for what a benchmark decides itself."""
+
+def _check_benchmark(
+    benchmark: str | Path | None, metrics: Sequence[str] | None, reference: str | Path | None, extractor: str | None
+) -> None:
+    """Raise ValueError for what a benchmark, where one is given, decides itself."""
+    if benchmark is None:
+        return
     if metrics is not None:
         raise ValueError("give metrics or a benchmark, not both")
     if reference is not None:
@@ -113,6 +120,16 @@ def _scored(
     return rows
 
 
+def _described(task: Task, name: str, anchor: bool) -> dict[str, Any]:
+    """What a result says about whose samples they are."""
+    return {
+        "name": f"{task.name}/{name}",
+        "method": DATA if anchor else "samples",
+        "division": "anchor" if anchor else "open",
+        "weights_sha256": None,
+    }
+
+
 def score(
     samples: str | Path,
     *,
@@ -146,31 +163,26 @@ def score(
     """
     began = time.monotonic()
     called = check_entry_name(Path(samples).stem if name is None else name, "samples (--name)")
-    if benchmark is not None:
-        _check_benchmark(metrics, reference, extractor)
+    _check_benchmark(benchmark, metrics, reference, extractor)
     compared = read_comparison(Files(samples, task, reference, key, reference_key, value_range, extractor))
     definition = compared.task
     names, identity = _metrics(metrics, benchmark, definition)
     chosen = extractor or definition.extractor
-    results = []
-    for anchor, points, estimates in _scored(compared, names, chosen, device, reference is None):
+    scored = _scored(compared, names, chosen, device, anchor=reference is None)
+    environs, results = environment.describe(torch.device(device)), []
+    for anchor, points, estimates in scored:
         facts = {"n": len(points), "sha256": sha256(points.contiguous().numpy())} if anchor else compared.facts
-        model = {
-            "name": f"{definition.name}/{'data' if anchor else called}",
-            "method": "data" if anchor else "samples",
-            "division": "anchor" if anchor else "open",
-        }
         results.append(
             Result(
                 benchmark=identity,
                 task={"name": definition.name, "version": definition.version, "kind": definition.kind},
-                model={**model, "weights_sha256": None},
+                model=_described(definition, DATA if anchor else called, anchor),
                 rows=(Row("none", None, 1.0, {}, estimates, None, facts),),
                 flow={},
                 ranked=False,
                 seeds=(0,),
                 samples_per_seed=len(points),
-                environment=environment.describe(torch.device(device)),
+                environment=environs,
                 status="rescored",
                 peak_memory_bytes=process_peak(),
                 seconds=round(time.monotonic() - began, 3),

@@ -37,9 +37,11 @@ def attempt(name: str, kind: str, contexts: Sequence[Any]) -> Estimate:
         return Estimate.missing(f"defined for {' and '.join(METRICS[name].kinds)} tasks only")
     try:
         with foreign("could not be computed"), isolated():
-            found = over_seeds([METRICS[name].resolve()(context) for context in contexts], METRICS[name].range)
-            if not isinstance(found, Estimate):
-                raise ValueError(f"the metric returned {type(found).__name__}, not an Estimate")
+            measured = [METRICS[name].resolve()(context) for context in contexts]
+            for one in measured:
+                if not isinstance(one, Estimate):
+                    raise ValueError(f"the metric returned {type(one).__name__}, not an Estimate")
+            found = over_seeds(measured, METRICS[name].range)
             # Here, so that one value that no result may hold costs its metric and not the whole result.
             check_estimate(name, found)
             return found

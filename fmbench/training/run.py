@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmbench.methods.base import Method
+from fmbench.methods.base import BatchSource, Method
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, Training, parse, require_closed
 from fmbench.storage.files import check_writable
@@ -188,14 +188,13 @@ def train(
 ) -> Path:
     """Train a recipe and write the entry folder ``out``: ``model.safetensors``, the resolved ``recipe.toml``, ``README.md``.
 
-    What is finished in ``out``, or belongs to another recipe, is replaced with ``overwrite`` only, and not before the last step.
-    A checkpoint in ``out`` of the same recipe is continued, on whatever device it was made; the steps are keyed by their number, so the
-    final weights on one machine are the same with or without interruption. With ``max_steps`` the run stops early, leaves its
-    checkpoint, and writes no weights.
+    What is finished in ``out``, or of another recipe, is replaced with ``overwrite`` only, and not before the last step. A checkpoint of
+    the same recipe is continued, on whatever device it was made; steps are keyed by their number, so the final weights on one machine are
+    the same with or without interruption. With ``max_steps`` the run stops early, leaves its checkpoint, and writes no weights.
 
-    ``accumulate`` evaluates every batch in that many parts to save memory, ``processes`` shares it among that many processes (or among
-    those that accelerate or torchrun started); neither changes the losses or weights beyond rounding. ``clock`` gives seconds; a
-    checkpoint is written when ``checkpoint_seconds`` of them have passed. Process 0 alone reports and writes.
+    ``accumulate`` evaluates every batch in that many parts to save memory, ``processes`` shares it among that many (or among those that
+    accelerate or torchrun started); neither changes losses or weights beyond rounding. ``clock`` gives seconds, ``checkpoint_seconds`` of
+    which lie between checkpoints. Process 0 alone reports and writes.
 
     Raises ValueError in one line for a bad recipe or option, for a folder that is taken, for a state that cannot be saved (before the
     first step), for a closed recipe whose method builds another network, for whatever the method raises, for a batch smaller than its
@@ -208,10 +207,10 @@ def train(
     claim(recipe, out, overwrite)
     check_writable(out)
     check_rows(recipe.train.batch_size, max(processes, launched()), accumulate)
-    options = {"max_steps": max_steps, "checkpoint_seconds": checkpoint_seconds, "accumulate": accumulate}
-    options["overwrite"] = overwrite
     if processes > 1 and launched() == 1:
-        launch(partial(train, recipe, out, device=device, clock=clock, **options), processes, device, report)
+        options = {"checkpoint_seconds": checkpoint_seconds, "accumulate": accumulate, "overwrite": overwrite}
+        work = partial(train, recipe, out, device=device, clock=clock, max_steps=max_steps, **options)
+        launch(work, processes, device, report)
         return out
     if processes not in (1, launched()):
         raise ValueError(f"processes {processes} inside a launcher of {launched()}; leave processes out there")
@@ -224,11 +223,8 @@ def train(
     if group is not None:
         group.agree(run.step)
     main = group is None or group.rank == 0
-    with (
-        kept(teacher, out / WORKSPACE, getattr(method, "pairs", None), shown=main) as remembered,
-        in_words(f"the batches of {recipe.method['name']}"),
-    ):
-        source = method.batches(task, remembered, recipe.train.batch_size)
+    with kept(teacher, out / WORKSPACE, getattr(method, "pairs", None), shown=main) as remembered:
+        source = _batches(run, task, remembered)
     last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
     saving = Saving(out / CHECKPOINT if main else None, checkpoint_seconds, clock)
     _advance_to(last, run, partial(run.advance, source, device), saving, report if main else None)
@@ -237,6 +233,12 @@ def train(
     if group is not None:
         group.wait()
     return out
+
+
+def _batches(run: Run, task: Task, teacher: Method | None) -> BatchSource:
+    """Where the method of a run takes its batches from."""
+    with in_words(f"the batches of {run.recipe.method['name']}"):
+        return run.method.batches(task, teacher, run.recipe.train.batch_size)
 
 
 def _check_options(max_steps: int | None, seconds: float, accumulate: int, processes: int) -> None:

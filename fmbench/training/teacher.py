@@ -21,7 +21,8 @@ from fmbench.storage.files import fingerprint, sha256
 
 def state_hash(method: Method) -> str:
     """SHA-256 of the weights and buffers of a method."""
-    return sha256(save({k: v.contiguous() for k, v in method.state_dict().items()}))
+    # Copies, because modules may share a tensor.
+    return sha256(save({k: v.contiguous().clone() for k, v in method.state_dict().items()}))
 
 
 def _read(path: Path, shape: torch.Size) -> Tensor | None:

@@ -168,7 +168,10 @@ x = model.sample(64, seed=0{budget}{guided})
     )
     shown = "".join(f"\n![{ALT[name]}]({name})\n" for name in pictures)
     title = kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
-    seen = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {recipe.made['samples_seen']:,} samples seen"
+    total = recipe.train.steps * recipe.train.batch_size
+    seen = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {total:,} samples seen"
+    made = recipe.made
+    spent = f", {made['seconds']} s on {made['device']}" if {"seconds", "device"} <= set(made) else ""
     return f"""---
 {metadata.to_yaml()}
 ---
@@ -180,6 +183,6 @@ measured results are on the leaderboard, not here.
 - task: `{recipe.task}`, division: {recipe.division}{", class-conditional" if recipe.conditional else ""}
 - method: `{recipe.method["name"]}` ({settings})
 - network: {_network(recipe, method)}; {parameters_in(method):,} parameters, stored as {recipe.train.storage}
-- training: {seen}, {recipe.made["seconds"]} s on {recipe.made["device"]}{teacher}
+- training: {seen}{spent}{teacher}
 - weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}
 """
