@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fmbench.noise import Draws, Given
+from fmbench.flows import legacy
+from fmbench.noise import Draws
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition, Points
 
@@ -39,6 +40,10 @@ class Flow(nn.Module, ABC):
 
     outside: ClassVar[bool] = False
     default: ClassVar[Sampler] = Sampler("euler", 32)
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        legacy.adapt(cls)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -75,7 +80,7 @@ class Flow(nn.Module, ABC):
 
 def as_draws(given: Draws | Tensor) -> Draws:
     """The draws, or draws whose source points are given: pairs of a teacher, a point of one's own."""
-    return given if isinstance(given, Draws) else Given(given)
+    return given if isinstance(given, Draws) else Draws.given(given)
 
 
 def lacks(flow: Flow, needed: str) -> str | None:
