@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fmbench.tasks.base import Distribution, Task
 
 VELOCITY, FLOW_MAP, DENSITY, INVERSE = "velocity", "flow_map", "density", "inverse"
-LABELS, GUIDANCE = "labels", "guidance"
+LABELS, GUIDANCE, FEATURES = "labels", "guidance", "features"
 CAPABILITIES = {
     VELOCITY: "a velocity field v(x, t), whose trajectories can be solved",
     FLOW_MAP: "a map between two times",
@@ -26,6 +26,7 @@ CAPABILITIES = {
     INVERSE: "a way from data back to the source",
     LABELS: "samples of a class that is asked for",
     GUIDANCE: "guidance by a network that also knows the unconditional field",
+    FEATURES: "features of images, for distances between sets of them",
 }
 """What a flow may be able to do, in words for reasons."""
 
@@ -34,10 +35,14 @@ class Flow(nn.Module, ABC):
     """A trained generative model.
 
     Attributes:
+        summary: one line for listings.
+        reference: the paper.
         outside: whether work outside networks is expected, as in a closed form: an audit then lets it pass.
         default: how it is sampled when nobody says.
     """
 
+    summary: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
     outside: ClassVar[bool] = False
     default: ClassVar[Sampler] = Sampler("euler", 32)
 

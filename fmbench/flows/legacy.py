@@ -1,4 +1,4 @@
-"""Methods written for version 0.1: ``sample(noise, budget, labels)``, ``velocity(x, t, labels, guidance)``, ``steps_allowed``, ``needs_teacher``.
+"""Methods written for version 0.1: ``sample(noise, budget, labels)``, ``velocity(x, t, labels, guidance)``, ``steps_allowed``.
 
 They work for this version, with a warning that says what to write instead.
 """

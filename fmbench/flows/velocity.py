@@ -27,7 +27,7 @@ class VelocityFlow(Flow):
     has_density: bool = True
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.net = net
 
     @property

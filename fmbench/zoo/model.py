@@ -77,7 +77,9 @@ def generate(
             part = draws.rows(rows.start, rows.stop).on(device)
             chosen = None if cond is None else cond.rows(rows).to(device)
             with isolated():
-                made = checked_points(flow.sample(part, sampler, chosen), torch.empty((len(part), *shape), device=device), "the sample")
+                made = checked_points(
+                    flow.sample(part, sampler, chosen), torch.empty((len(part), *shape), device=device), "the sample"
+                )
             chunks.append(made.detach().float().cpu())
     require_counted(count, sum(p.numel() for p in flow.parameters()))
     return Generated(torch.cat(chunks), count)

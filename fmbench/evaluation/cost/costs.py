@@ -49,7 +49,7 @@ def sampler_latency(model: Model, sampler: Sampler, settings: Mapping[str, Any])
                 device,
                 settings["batches"],
                 settings["seconds"],
-                net=model.method.net,
+                net=model.method.networks()["network"],
             )
             measured = [row for row in rows if "failed" not in row]
             if not measured:
@@ -84,7 +84,9 @@ def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
         return {"memory": peak_memory(call, device)}
 
     def operations() -> dict[str, Any]:
-        flops = dataclasses.asdict(flops_per_call(model.method.net, _batch(model, sampler, batch), batch))
+        flops = dataclasses.asdict(
+            flops_per_call(model.method.networks()["network"], _batch(model, sampler, batch), batch)
+        )
         return {
             "flops_per_evaluation": flops["per_evaluation"],
             "flops_per_sample": flops["per_sample"],
