@@ -180,6 +180,7 @@ def score(
                 rows=(Row("none", None, 1.0, {}, estimates, None, facts),),
                 flow={},
                 ranked=False,
+                unranked_because=UNRANKED,
                 seeds=(0,),
                 samples_per_seed=len(points),
                 environment=environs,
