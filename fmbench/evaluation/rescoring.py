@@ -29,6 +29,8 @@ from fmbench.zoo.extractors import load_extractor
 DATA = "data"
 """Name of the anchor of real samples."""
 
+UNRANKED = ("scored from samples that exist already: nobody measured their evaluations",)
+
 
 def _check_benchmark(
     benchmark: str | Path | None, metrics: Sequence[str] | None, reference: str | Path | None, extractor: str | None
@@ -180,6 +182,7 @@ def score(
                 rows=(Row("none", None, 1.0, {}, estimates, None, facts),),
                 flow={},
                 ranked=False,
+                unranked_because=UNRANKED,
                 seeds=(0,),
                 samples_per_seed=len(points),
                 environment=environs,

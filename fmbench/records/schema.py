@@ -133,13 +133,37 @@ class Latency(Batch, frozen=True):
     batches: tuple[Batch, ...] | None = None
 
 
-class Samples(Closed, frozen=True):
-    """How many, and the hash of their float32 values; for samples from a file what the file held."""
+class LeftOut(Closed, frozen=True):
+    """Files of a folder or archive that hold no picture, and the names of the first of them."""
+
+    files: Positive
+    first: tuple[str, ...]
+
+
+class Source(Closed, frozen=True):
+    """What a file of samples, or a reference, held and what of it was read."""
 
     n: Positive | None = None
     sha256: Hash | None = None
     dtype: str | None = None
+    array: str | None = None
+    arrays: tuple[str, ...] = ()
+    left_out: LeftOut | None = None
     clipped_share: Annotated[float, Meta(ge=0, le=1)] | None = None
+    features: Positive | None = None
+
+
+class Samples(Closed, frozen=True):
+    """How many, and the hash of their float32 values; for samples from a file what the file held, and what they were compared with."""
+
+    n: Positive | None = None
+    sha256: Hash | None = None
+    dtype: str | None = None
+    array: str | None = None
+    arrays: tuple[str, ...] = ()
+    left_out: LeftOut | None = None
+    clipped_share: Annotated[float, Meta(ge=0, le=1)] | None = None
+    reference: Source | None = None
 
     def __post_init__(self) -> None:
         law((self.n is None) == (self.sha256 is None), "n and sha256 come together")

@@ -114,7 +114,7 @@ def context(sets: Sets, only_seed: bool = True, fresh: bool = False) -> SampleCo
         "0" * 64,
         endpoints=x + 0.1,
         extract=lambda a: a,
-        extractor={"name": "identity"},
+        extractor={"name": "identity", "sha256": "0" * 64},
         reference_features=y,
         only_seed=only_seed,
         fresh_reference=fresh,

@@ -13,7 +13,7 @@ from fmbench.report.reading import read_results
 from fmbench.report.terminal import print_results
 
 PACKAGE = fmbench.__file__.rpartition("/")[0]
-METRICS = ("wasserstein2", "sliced_wasserstein2", "mmd")
+METRICS = ("wasserstein2", "sliced_wasserstein2", "sinkhorn_divergence")
 
 
 def instructions(call):
