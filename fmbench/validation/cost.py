@@ -46,11 +46,11 @@ def _nfe() -> Iterator[Check]:
             with counting({"network": net}, 2) as count:
                 SOLVERS.resolve(solver)().solve(net, x0, uniform_grid(steps))
             note = f"{stages} evaluations a step"
-            yield exact("nfe", f"{solver}, {steps} steps", stages * steps, count.rows["network"] / SAMPLES, note)
+            yield exact("nfe", f"{solver}, {steps} steps", stages * steps, count.network / SAMPLES, note)
     net = _Small()
     with counting({"network": net}, 2) as count:
         SOLVERS.resolve("dopri5")().solve(net, x0, uniform_grid(1))
-    got = count.rows["network"] / SAMPLES
+    got = count.network / SAMPLES
     yield exact("nfe", "dopri5", net.calls, got, "the calls the network counted itself, rejected steps among them")
     yield exact(
         "nfe", "dopri5, after the first 2, modulo 6", 0, (got - 2) % 6, "6 a step after choosing the first step size"
@@ -64,10 +64,8 @@ def _nfe() -> Iterator[Check]:
 
     with counting({"network": net}, 2) as count:
         SOLVERS.resolve("heun")().solve(guided, x0, uniform_grid(5))
-    yield exact("nfe", "guided heun, 5 steps: network", 10, count.rows["network"] / SAMPLES, "2 evaluations a step")
-    yield exact(
-        "nfe", "guided heun, 5 steps: guidance", 10, count.rows["guidance"] / SAMPLES, "as many again, counted apart"
-    )
+    yield exact("nfe", "guided heun, 5 steps: network", 10, count.network / SAMPLES, "2 evaluations a step")
+    yield exact("nfe", "guided heun, 5 steps: guidance", 10, count.guidance / SAMPLES, "as many again, counted apart")
 
 
 def _flops() -> Iterator[Check]:

@@ -153,7 +153,7 @@ def flops_per_call(net: nn.Module, call: Callable[[], Any], samples: int) -> Flo
         raise ValueError(f"samples must be at least 1, got {samples}; give what one call makes")
     with torch.no_grad(), counting({"network": net}, 0) as rows, _watched(net) as inside:
         call()
-    evaluated = rows.rows["network"] + rows.rows["guidance"]
+    evaluated = rows.network + rows.guidance
     if not evaluated:
         raise ValueError(
             f"the call never ran {type(net).__name__}; give the network that it calls (and call it, not its forward)"
