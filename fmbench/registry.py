@@ -84,6 +84,7 @@ SOLVERS = Registry(
         "heun": "fmbench.solvers.heun:Heun",
         "rk4": "fmbench.solvers.rk4:RK4",
         "dopri5": "fmbench.solvers.dopri5:Dopri5",
+        "sde-euler": "fmbench.solvers.sde_euler:SDEEuler",
     },
 )
 TASKS = Registry(

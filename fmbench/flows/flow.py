@@ -17,12 +17,13 @@ from fmbench.shapes import Condition, Points
 if TYPE_CHECKING:
     from fmbench.tasks.base import Distribution, Task
 
-VELOCITY, FLOW_MAP, DENSITY, INVERSE = "velocity", "flow_map", "density", "inverse"
+VELOCITY, FLOW_MAP, DENSITY, INVERSE, SCORE = "velocity", "flow_map", "density", "inverse", "score"
 LABELS, GUIDANCE, FEATURES = "labels", "guidance", "features"
 CAPABILITIES = {
     VELOCITY: "a velocity field v(x, t), whose trajectories can be solved",
     FLOW_MAP: "a map between two times",
     DENSITY: "an exact or solvable log density",
+    SCORE: "the score of its marginals: a standard normal source independent of the data",
     INVERSE: "a way from data back to the source",
     LABELS: "samples of a class that is asked for",
     GUIDANCE: "guidance by a network that also knows the unconditional field",

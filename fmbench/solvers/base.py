@@ -48,11 +48,19 @@ def checked_grid(grid: Tensor) -> Tensor:
 
 
 class Solver(ABC):
-    """Integrates ``dx/dt = v(x, t)`` along a grid of times."""
+    """Integrates ``dx/dt = v(x, t)`` along a grid of times.
+
+    Attributes:
+        name: in the registry.
+        order: of convergence.
+        adaptive: whether it chooses its steps.
+        stochastic: whether it draws noise: :meth:`solve` then takes ``draws`` too.
+    """
 
     name: ClassVar[str]
     order: ClassVar[int]
     adaptive: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, velocity: Velocity, x: Points, grid: Tensor) -> Points:

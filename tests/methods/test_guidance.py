@@ -177,7 +177,7 @@ def test_dropout_is_keyed_by_the_generator(dropping: VelocityMethod) -> None:
 def test_evaluation_draws_no_dropout(dropping: VelocityMethod) -> None:
     batch, random = labelled(), generator(69)
     with keyed_dropout(dropping.eval().net, batch.x0.device, random):
-        dropping.net(batch.x0, torch.zeros(16), batch.labels)
+        dropping.net(batch.x0, torch.zeros(16), cond=batch.cond)
     assert torch.equal(random.get_state(), generator(69).get_state())
 
 
