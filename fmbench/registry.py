@@ -85,6 +85,7 @@ SOLVERS = Registry(
         "rk4": "fmbench.solvers.rk4:RK4",
         "dopri5": "fmbench.solvers.dopri5:Dopri5",
         "sde-euler": "fmbench.solvers.sde_euler:SDEEuler",
+        "inverse": "fmbench.solvers.inverse:Inverse",
     },
 )
 TASKS = Registry(

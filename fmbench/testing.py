@@ -77,7 +77,7 @@ def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]
     kind = method_class(spec)
     recipe = closed(task, spec)
     method = build(recipe, task, kind, spec).eval()
-    noise = draw(task.source.sample, 0, ROWS, 0, "source")
+    noise = draw(method.source(task).sample, 0, ROWS, 0, "source")
     sampler = cheap(method)[0]
     tried = Subject(method, noise, None, sampler, TOLERANCE[torch.float32], task.shape)
     yield "evaluations: all of them counted", lambda: audited(tried)

@@ -12,10 +12,10 @@ from torch import Tensor
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.checked import guarded_field
 from fmbench.execution.foreign import ForeignError, foreign, isolated
-from fmbench.flows.flow import DENSITY, FLOW_MAP, VELOCITY, Flow, device_of
+from fmbench.flows.flow import DENSITY, EXACT_DENSITY, FLOW_MAP, VELOCITY, Flow, device_of
 from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
 from fmbench.metrics.jacobian import jacobian_product
-from fmbench.metrics.probe import Probe
+from fmbench.metrics.probe import ExactDensity, Probe
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
@@ -134,6 +134,27 @@ class FlowScorer:
         labels = draw(lambda k, g: heldout.sample_labelled(k, g)[1], 0, n, self.seed, "data")  # type: ignore[attr-defined]
         return draw(heldout.sample, 0, n, self.seed, "data"), labels if self.model.conditional else None
 
+    @cached_property
+    def density(self) -> ExactDensity | None:
+        """The flow's own log density with fresh real points, None unless it is exact."""
+        if self.model is None or EXACT_DENSITY not in self.model.method.capabilities:
+            return None
+        flow, task, device = self.model.method, self.model.task, device_of(self.model.method)
+        data, labels = self._real(self.flow["probes"])
+        cond, target = None if labels is None else Condition(labels.to(device)), task.target_mixture
+
+        def log_density(x: Points) -> Tensor:
+            with foreign("log density"), torch.no_grad():
+                found = flow.log_density(x.to(device), cond)  # type: ignore[operator]
+            if not isinstance(found, Tensor) or found.shape != (len(x),):
+                raise ValueError(
+                    f"log_density() must return one number per point, got {getattr(found, 'shape', type(found))}"
+                )
+            return found.detach()
+
+        known = target.log_prob(data.flatten(1)).numpy() if target and not task.finite else None
+        return ExactDensity(log_density, data, known, task.levels, self.seed)
+
     def _cost(self) -> Tensor | None:
         """|Z1 - Z0|^2 of a map, from its own samples of the first seed."""
         if self.model is None or FLOW_MAP not in self.model.method.capabilities:
@@ -157,5 +178,5 @@ class FlowScorer:
             return {name: Estimate.missing(str(error)) for name in names}
         costs = solve.cost if solve is not None else None if cost is None else cost.numpy()
         task = self.model.task
-        context = FlowContext(solve, costs, task.w2_squared, probe)
+        context = FlowContext(solve, costs, task.w2_squared, probe, self.density)
         return {name: attempt(name, task.kind, [context]) for name in names}

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from fmbench.tasks.base import Distribution, Task
 
 VELOCITY, FLOW_MAP, DENSITY, INVERSE, SCORE = "velocity", "flow_map", "density", "inverse", "score"
+EXACT_DENSITY = "exact_density"
 LABELS, GUIDANCE, FEATURES = "labels", "guidance", "features"
 CAPABILITIES = {
     VELOCITY: "a velocity field v(x, t), whose trajectories can be solved",
     FLOW_MAP: "a map between two times",
-    DENSITY: "an exact or solvable log density",
+    DENSITY: "a log density, by solving its trajectories back",
+    EXACT_DENSITY: "a log density of its own, exact",
     SCORE: "the score of its marginals: a standard normal source independent of the data",
     INVERSE: "a way from data back to the source",
     LABELS: "samples of a class that is asked for",

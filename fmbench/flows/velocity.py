@@ -44,7 +44,9 @@ class VelocityFlow(Flow):
         return frozenset(can)
 
     def accepts(self, sampler: Sampler) -> str | None:
-        """A reason for a solver that draws noise where the score is not known, and those of :meth:`Flow.accepts`."""
+        """A reason for a solver without steps, for one that draws noise where the score is not known, and those of :meth:`Flow.accepts`."""
+        if SOLVERS.resolve(sampler.solver).stepless:
+            return f"{sampler.solver} samples a bijection, and this model is a velocity field"
         if SOLVERS.resolve(sampler.solver).stochastic and SCORE not in self.capabilities:
             return f"{sampler.solver} needs {CAPABILITIES[SCORE]}"
         return super().accepts(sampler)

@@ -133,7 +133,7 @@ class Model:
         n: int,
         *,
         seed: int = 0,
-        solver: str = "euler",
+        solver: str | None = None,
         steps: int | None = None,
         guidance: float = 1.0,
         labels: Labels | None = None,
@@ -144,13 +144,18 @@ class Model:
         An adaptive solver chooses its steps for a block of 256 samples as one: there, ``i`` in the last block of an ``n`` that is no
         multiple of 256 also depends, within the tolerance of the solver, on how many others are in it.
 
-        ``steps`` defaults to 32, or to the only number the model can do. Raises ValueError for n < 1, steps < 1 and unknown solvers, and
+        ``solver`` and ``steps`` default to those of the flow: euler and 32, 1 for a map.
+
+        Raises ValueError for n < 1, steps < 1 and unknown solvers, and
         ForeignError, a ValueError in one line whose cause is the error itself, for whatever the model raises.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        if steps is None and not SOLVERS.resolve(solver).adaptive:
-            steps = self.method.default.steps
+        default = self.method.default
+        solver = default.solver if solver is None else solver
+        kind = SOLVERS.resolve(solver)
+        if steps is None and not (kind.adaptive or kind.stepless):
+            steps = default.steps
         sampler = Sampler(solver, steps, guidance=guidance)
         self.method.require(sampler)
         if labels is None:
