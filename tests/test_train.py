@@ -21,6 +21,7 @@ import fmbench
 import fmbench.training.run as training
 from fmbench import noise
 from fmbench.cli import main
+from fmbench.flows.velocity import VelocityFlow
 from fmbench.methods.base import VelocityMethod
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.noise import generator
@@ -266,13 +267,13 @@ def test_samples_of_a_teacher_are_named_by_weights_budget_and_noise(tmp_path: Pa
     assert isinstance(teacher, VelocityMethod)
     two, three = Sampler("euler", 2), Sampler("euler", 3)
     with kept(teacher, tmp_path, 8) as student:
-        assert isinstance(student, VelocityMethod)
+        assert isinstance(student, VelocityFlow)
         for start, budget in ((noise, two), (noise, three), (noise + 1, two), (noise, two)):
             assert torch.equal(student.sample(start, budget), teacher.sample(start, budget))
     with torch.no_grad():
         next(teacher.parameters()).mul_(1.5)
     with kept(teacher, tmp_path, 8) as student:
-        assert isinstance(student, VelocityMethod)
+        assert isinstance(student, VelocityFlow)
         assert torch.equal(student.sample(noise, two), teacher.sample(noise, two))
     assert len(list(tmp_path.iterdir())) == 4
 

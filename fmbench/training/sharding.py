@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from fmbench.shapes import Condition
 
 
 class Group(Protocol):
@@ -60,7 +62,7 @@ class Sharded:
         self.calls = 0
         net.forward = self  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __call__(self, x: Tensor, *args: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The output on the whole batch; gradients flow through the rows of this process only."""
         self.calls += 1
         rank, size = (0, 1) if self.group is None else (self.group.rank, self.group.size)
@@ -69,9 +71,9 @@ class Sharded:
         outputs = []
         for rows in pairwise(edges):
             if self.parts == 1:
-                outputs.append(self._part(rows, masks, x, *args))
+                outputs.append(self._part(rows, masks, x, *args, **kwargs))
             else:
-                outputs.append(checkpoint(self._part, rows, masks, x, *args, use_reentrant=False))
+                outputs.append(checkpoint(self._part, rows, masks, x, *args, use_reentrant=False, **kwargs))
         own = torch.cat(outputs)
         if self.group is None:
             return own
@@ -80,15 +82,21 @@ class Sharded:
         everyone = self.group.sum(everyone)
         return torch.cat([everyone[: edges[0]], own, everyone[edges[-1] :]])
 
-    def _part(self, rows: tuple[int, int], masks: list[Tensor] | None, x: Tensor, *args: Tensor | None) -> Tensor:
+    def _part(self, rows: tuple[int, int], masks: list[Tensor] | None, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         start, stop = rows
         batch = len(x)
-        cut = [a[start:stop] if isinstance(a, Tensor) and a.ndim and len(a) == batch else a for a in (x, *args)]
+
+        def cut(given: Any) -> Any:
+            if isinstance(given, Condition):
+                return given.rows(slice(start, stop))
+            return given[start:stop] if isinstance(given, Tensor) and given.ndim and len(given) == batch else given
+
+        chosen, named = [cut(a) for a in (x, *args)], {name: cut(a) for name, a in kwargs.items()}
         if masks is None:
-            return self.whole(*cut)
+            return self.whole(*chosen, **named)
         _set_random_state(x.device, masks)
         with _rows_of_dropout(self.dropouts, start, stop, batch):
-            return self.whole(*cut)
+            return self.whole(*chosen, **named)
 
     def sum_gradients(self) -> None:
         """Make the gradients of the network those of the whole loss, after its backward pass.

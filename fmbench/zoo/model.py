@@ -157,7 +157,8 @@ class Model:
         if steps is None and not (kind.adaptive or kind.stepless):
             steps = default.steps
         sampler = Sampler(solver, steps, guidance=guidance)
-        self.method.require(sampler)
+        if (reason := self.method.accepts(sampler)) is not None:
+            raise ValueError(f"{self.name} is not sampled by {sampler.label}: {reason}")
         if labels is None:
             labels = self.labels(0, n, seed)
         elif len(labels) != n:
