@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-import fmbench
 from fmbench.execution.foreign import isolated
 from fmbench.flows.flow import GUIDANCE as GUIDANCE_CAPABILITY
 from fmbench.flows.flow import VELOCITY, Flow
@@ -22,6 +21,7 @@ from fmbench.records.recipe import Recipe, Weights, parse
 from fmbench.registry import NETS
 from fmbench.storage.files import sha256, write_atomic
 from fmbench.tasks.base import Task
+from fmbench.version import __version__
 from fmbench.zoo import catalogue, saving
 from fmbench.zoo.building import build, in_words, make_task, parameters_in
 from fmbench.zoo.model import Model
@@ -63,7 +63,7 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
     with in_words(f"diagnostics of {type(method).__name__}"):
         figures = {name: float(value) for name, value in method.diagnostics(task).items()}
     made = {
-        "fmbench": fmbench.__version__,
+        "fmbench": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),

@@ -294,7 +294,9 @@ def test_nfe_is_what_went_through_the_network_inside_the_call(call, evaluations)
 def test_a_model_that_is_not_called_through_its_forward_names_its_networks():
     net = Counting()
     hidden = fmbench.wrap(net, "gaussian-moons", "mine", lambda m, x, t: m.field(x, t))
-    with pytest.raises(ValueError, match=r"uses the parameter .*layer\.(weight|bias) outside every network .* name the module"):
+    with pytest.raises(
+        ValueError, match=r"uses the parameter .*layer\.(weight|bias) outside every network .* name the module"
+    ):
         trial(hidden)
     named = fmbench.wrap(net, "gaussian-moons", "mine", lambda m, x, t: m.field(x, t), networks={"network": net.layer})
     trial(named)
