@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from fmbench.progress import progress_bars
 from fmbench.storage import tensors
 from fmbench.storage.files import fingerprint, sha256
+from fmbench.storage.readers import MEBIBYTE
 from fmbench.training.teacher import state_hash
 
 Base = TypeVar("Base", bound=nn.Module)
+MOST_BYTES = 16 * 1024 * MEBIBYTE
+"""Of samples on disk; a method that draws in every step draws more, which it never asks for again."""
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def remembering(base: Base | None, folder: Path, shown: bool = True) -> Iterator
     """The base with its samples looked up in ``folder`` before they are drawn; the base itself stays as it is. None for None.
 
     A file is named by the content of everything the samples depend on: weights, start points, sampler, condition. A damaged file is drawn
-    again. A bar counts the samples from the first one on; ``shown`` is for one of several processes that draw the same samples.
+    again; beyond :data:`MOST_BYTES` samples are drawn and not kept. A bar counts the samples from the first one on; ``shown`` is for one of several processes that draw the same samples.
     """
     if base is None:
         yield None
@@ -45,6 +48,7 @@ class _Remembered:
 
     def __init__(self, base: nn.Module, folder: Path, shown: bool, stack: ExitStack) -> None:
         self.base, self.folder, self.shown, self.stack = base, folder, shown, stack
+        self.kept = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
     @cached_property
     def weights(self) -> str:
@@ -67,9 +71,15 @@ class _Remembered:
         samples = None if stored is None else stored.tensors.get("samples")
         if samples is None:
             samples = self.base.sample(start, *given, **named).detach().cpu().contiguous()  # pyright: ignore[reportCallIssue]
-            tensors.write(path, {"samples": samples})
+            self._keep(path, samples)
         advance(len(samples))
         return samples.to(device)
+
+    def _keep(self, path: Path, samples: Tensor) -> None:
+        """Write samples unless there are too many already."""
+        if self.kept + samples.nbytes <= MOST_BYTES:
+            tensors.write(path, {"samples": samples})
+            self.kept += samples.nbytes
 
 
 def _points(start: Any) -> Tensor:
@@ -94,5 +104,5 @@ def _described(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(
-        f"samples of a base cannot be kept by a {type(value).__name__}; pass plain data, tensors or dataclasses"
+        f"samples of a base cannot be named by a value of type {type(value).__name__}; give plain data, tensors or dataclasses"
     )

@@ -1,4 +1,4 @@
-"""Dropout of a slice of a batch: the rows of the mask of the whole batch; other random numbers of a network are refused."""
+"""Dropout of a slice of a batch: the rows of the mask of the whole batch. Other random numbers of a network are found, to be refused."""
 
 from __future__ import annotations
 
@@ -10,55 +10,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmbench.training.piecewise import Rows
 
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
-_DRAWS = {
-    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli", "multinomial", "poisson",
-    "binomial", "normal_", "uniform_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_", "random_", "rrelu",
-    "alpha_dropout", "feature_alpha_dropout", "gumbel_softmax", "fractional_max_pool2d", "fractional_max_pool3d", "lstm", "gru",
-}  # fmt: skip
+
+
+class CannotBeCut(Exception):
+    """What a network does that a slice of its batch cannot do alone."""
 
 
 class OwnRows(TorchFunctionMode):
-    """Inside, dropout draws the mask of the whole batch and uses the rows of the slice; whatever else draws raises ValueError."""
+    """Inside, dropout draws the mask of the whole batch and uses the rows of the slice. Raises CannotBeCut for anything but rows."""
 
-    def __init__(self, rows: Rows, net: str) -> None:
+    def __init__(self, rows: Rows) -> None:
         super().__init__()
-        self.rows, self.net = rows, net
+        self.rows = rows
+        self.drawing = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func in _DROPOUTS:
-            return self._dropout(func, *args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name in _DRAWS and not _without_dropout(name, args):
-            raise ValueError(self._refused(f"draws random numbers with {name}"))
-        if name == "scaled_dot_product_attention" and (args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)):
-            raise ValueError(self._refused("drops out attention weights"))
-        return func(*args, **kwargs)
+            return self._dropout(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
-    def _dropout(
-        self, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-    ) -> Tensor:
+    def _dropout(self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or not p:
-            return input
-        if input.ndim == 0 or len(input) != self.rows.stop - self.rows.start:
-            raise ValueError(self._refused("drops out something that has not the rows of its input"))
-        mask = func(input.new_ones((self.rows.batch, *input.shape[1:])), p, training)[self.rows.start : self.rows.stop]
-        return input.mul_(mask) if inplace else input * mask
+            return x
+        if x.ndim == 0 or len(x) != self.rows.stop - self.rows.start:
+            raise CannotBeCut("drops out something that has not the rows of its input")
+        self.drawing = True
+        try:
+            mask = func(x.new_ones((self.rows.batch, *x.shape[1:])), p, training)[self.rows.start : self.rows.stop]
+        finally:
+            self.drawing = False
+        return x.mul_(mask) if inplace else x * mask
 
-    def _refused(self, what: str) -> str:
-        return f"{self.net} {what}, so its batch cannot be cut; train with one process and accumulate 1"
+
+class NothingElseDrawn(TorchDispatchMode):
+    """Inside, an operation that draws random numbers raises CannotBeCut, but for the masks of ``own``."""
+
+    def __init__(self, own: OwnRows) -> None:
+        super().__init__()
+        self.own = own
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags and not self.own.drawing and _draws(func, args, kwargs or {}):
+            raise CannotBeCut(f"draws random numbers with {func._schema.name.removeprefix('aten::')}")
+        return func(*args, **(kwargs or {}))
 
 
-def _without_dropout(name: str, args: Any) -> bool:
-    """Whether a recurrent layer draws nothing: its arguments end in (layers, dropout, training, ...)."""
-    if name not in ("lstm", "gru"):
-        return False
-    numbers = [a for a in args if type(a) is float]
-    return not any(numbers)
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation that may draw does: attention and recurrent layers without dropout do not."""
+    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    rates = [given.get(a.name, a.default_value) for a in func._schema.arguments if a.name in ("dropout_p", "dropout")]
+    return not rates or any(rates)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ one slice at a time, and every gradient that comes out is the whole one, the sam
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -86,19 +87,36 @@ class Function(ABC):
         batch: rows of the batch.
         rowed: which inputs are cut into rows; the others are shared by all rows.
         summed: which outputs are sums over rows; the others have the rows of the batch. Known after the first evaluation.
+        differentiated: inputs by which an only slice will be differentiated: its graph is then kept, and not built twice. None for none.
     """
 
     batch: int
     rowed: Sequence[bool]
     summed: Sequence[bool]
+    differentiated: Sequence[int] | None = None
+    kept: tuple[dict[int, Tensor], Tensors] | None = None
 
     @abstractmethod
     def __call__(self, rows: Rows, *inputs: Tensor) -> Tensors:
         """The outputs for one slice, whose rowed inputs are cut already. Built from functions that torch.func transforms."""
 
     def evaluate(self, rows: Rows, *inputs: Tensor) -> Tensors:
-        """The same without a graph and outside every transform, in the way that asks least of a network."""
-        return self(rows, *inputs)
+        """The same outside every transform, in the way that asks least of a network."""
+        if self.differentiated is None:
+            return self(rows, *inputs)
+        with torch.enable_grad():
+            leaves = {k: inputs[k].detach().requires_grad_() for k in self.differentiated}
+            outputs = self(rows, *_replaced(inputs, leaves))
+        self.kept = leaves, outputs
+        return tuple(y.detach() for y in outputs)
+
+    def graph(self, rows: Rows, inputs: Sequence[Tensor], by: Sequence[int]) -> tuple[list[Tensor], Tensors]:
+        """The inputs in ``by`` as leaves of a graph, and the outputs: the kept ones, or new ones."""
+        kept, self.kept = self.kept, None
+        if kept is not None and set(by) <= set(kept[0]):
+            return [kept[0][k] for k in by], kept[1]
+        leaves = {k: inputs[k].detach().requires_grad_() for k in by}
+        return list(leaves.values()), self(rows, *_replaced(inputs, leaves))
 
     def check(self, *inputs: Tensor) -> None:  # noqa: B027 - most functions have nothing to check
         """Raise ValueError when the function is not what this class says; gets the whole inputs, outside every transform."""
@@ -117,7 +135,7 @@ class Vjp(Function):
         primals, cotangents = inputs[: len(self.of.rowed)], inputs[len(self.of.rowed) :]
 
         def partial(*chosen: Tensor) -> Tensors:
-            return self.of(rows, *_replaced(primals, self.needed, chosen))
+            return self.of(rows, *_replaced(primals, dict(zip(self.needed, chosen, strict=True))))
 
         pullback = torch.func.vjp(partial, *(primals[k] for k in self.needed))[1]
         return (*pullback(cotangents), cotangents[0].new_ones(len(self.needed)).detach())
@@ -126,8 +144,7 @@ class Vjp(Function):
         """By a plain backward pass, which also tells unused inputs from gradients of 0."""
         primals, cotangents = inputs[: len(self.of.rowed)], inputs[len(self.of.rowed) :]
         with torch.enable_grad():
-            chosen = [primals[k].detach().requires_grad_() for k in self.needed]
-            outputs = self.of(rows, *_replaced(primals, self.needed, chosen))
+            chosen, outputs = self.of.graph(rows, primals, self.needed)
             pairs = [(y, ybar) for y, ybar in zip(outputs, cotangents, strict=True) if y.requires_grad]
             found: Sequence[Tensor | None] = [None] * len(chosen)
             if pairs:
@@ -150,7 +167,7 @@ class Jvp(Function):
         primals, tangents = inputs[: len(self.of.rowed)], inputs[len(self.of.rowed) :]
 
         def partial(*chosen: Tensor) -> Tensors:
-            return self.of(rows, *_replaced(primals, self.moved, chosen))
+            return self.of(rows, *_replaced(primals, dict(zip(self.moved, chosen, strict=True))))
 
         chosen = tuple(primals[k] for k in self.moved)
         try:
@@ -164,11 +181,8 @@ class Jvp(Function):
         return forward(tangents)[0]
 
 
-def _replaced(values: Sequence[Tensor], places: Sequence[int], by: Sequence[Tensor]) -> list[Tensor]:
-    found = list(values)
-    for place, value in zip(places, by, strict=True):
-        found[place] = value
-    return found
+def _replaced(values: Sequence[Tensor], by: Mapping[int, Tensor]) -> list[Tensor]:
+    return [by.get(place, value) for place, value in enumerate(values)]
 
 
 def piecewise(function: Function, cut: Cut, *inputs: Tensor) -> Tensors:
@@ -214,11 +228,11 @@ class _Piecewise(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], function: Function, cut: Cut, *inputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One evaluation after another: right, and no faster than a loop."""
+        # Each has a graph of its own to keep; the one that the caller knows is the last.
+        functions = [*(copy.copy(function) for _ in range(info.batch_size - 1)), function]
         each = [
-            piecewise(
-                function, cut, *(x if d is None else x.select(d, k) for x, d in zip(inputs, in_dims[2:], strict=True))
-            )
-            for k in range(info.batch_size)
+            piecewise(own, cut, *(x if d is None else x.select(d, k) for x, d in zip(inputs, in_dims[2:], strict=True)))
+            for k, own in enumerate(functions)
         ]
         outputs = tuple(torch.stack(found) for found in zip(*each, strict=True))
         return outputs, (0,) * len(outputs)

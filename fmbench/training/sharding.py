@@ -11,20 +11,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fmbench.training.masks import OwnRows, random_state, same_draws, set_random_state
+from fmbench.training.masks import CannotBeCut, NothingElseDrawn, OwnRows, random_state, same_draws, set_random_state
 from fmbench.training.piecewise import Cut, Function, Group, Rows, Tensors, check_rows, piecewise
 
 __all__ = ["Cut", "Group", "Sharded", "check_rows", "in_slices", "require_called"]
 
 _PROBED = 8
 """Rows on which a network is asked whether it mixes them."""
-_TOLERANCE = 0.01
+_TOLERANCE = 0.05
 """Relative difference of a row alone and among others, beyond what kernels of other sizes round and bfloat16 hides."""
 
 
@@ -52,12 +53,14 @@ class Sharded(nn.Module):
             return getattr(super().__getattr__("net"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The output of the network on the whole batch."""
+        """The output of the network on the whole batch; without a tensor of rows among its arguments, there is nothing to cut."""
         given = list(_tensors((args, kwargs)))
         if not given or not given[0].ndim:
-            raise ValueError(_refused(self.net, "is called without a batch"))
+            return self.net(*args, **kwargs)
         names, parameters = zip(*self.net.named_parameters(), strict=True)
         call = _Call(self.net, names, (args, kwargs), given, probe=not self.calls)
+        if self.cut.parts == 1 and torch.is_grad_enabled():
+            call.differentiated = tuple(k for k, t in enumerate((*parameters, *given)) if t.requires_grad)
         self.calls += 1
         outputs = piecewise(call, self.cut, *parameters, *given)
         if call.after is not None:
@@ -83,43 +86,55 @@ class _Call(Function):
 
     def __call__(self, rows: Rows, *inputs: Tensor) -> Tensors:
         """The tensors that the network returns for one slice."""
+        return self._under(OwnRows(rows), inputs)
+
+    def _under(self, own: OwnRows, inputs: Sequence[Tensor], *modes: AbstractContextManager[Any]) -> Tensors:
         parameters = dict(zip(self.names, inputs, strict=False))
         args, kwargs = _rebuilt(self.arguments, inputs[len(self.names) :])
-        with (
-            same_draws(self.before, self.device),
-            OwnRows(rows, type(self.net).__name__),
+        with ExitStack() as stack:
             # Weights that the first pass has cast, without a graph, are of no use to the second.
-            torch.autocast(self.device.type, cache_enabled=False, **self.autocast),
-        ):
-            found = functional_call(self.net, parameters, args, kwargs)
+            cast = torch.autocast(self.device.type, cache_enabled=False, **self.autocast)
+            for context in (same_draws(self.before, self.device), cast, own, *modes):
+                stack.enter_context(context)
+            try:
+                found = functional_call(self.net, parameters, args, kwargs)
+            except CannotBeCut as error:
+                raise ValueError(_refused(self.net, str(error))) from None
             self.after = None if self.before is None else random_state(self.device)
         outputs = tuple(_tensors(found))
-        if not outputs or any(not y.ndim or len(y) != rows.stop - rows.start for y in outputs):
+        if not outputs or any(not y.ndim or len(y) != own.rows.stop - own.rows.start for y in outputs):
             raise ValueError(_refused(self.net, "returns something that has not the rows of its input"))
         self.summed, self.structure = (False,) * len(outputs), found
         return outputs
 
     def check(self, *inputs: Tensor) -> None:
-        """In the first call: raise ValueError when a row alone is not what it is among others, or when a call changes the buffers.
+        """In the first call: raise ValueError when a row alone is not what it is among others, when a call changes the buffers, or draws.
 
         Weights are shaken: at their start, the last layer of many networks is 0 and would hide it.
         """
         if not self.probe:
             return
         random = torch.Generator().manual_seed(0)
-        shaken = [p + 0.1 * torch.randn(p.shape, generator=random).to(p) for p in inputs[: len(self.names)]]
+        shaken = [p + _noise(p, random) for p in inputs[: len(self.names)]]
         rest = list(zip(inputs, self.rowed, strict=True))[len(shaken) :]
         versions = [(id(b), b._version) for b in self.net.buffers()]
-        several, alone = (
-            self(Rows(0, n, self.batch), *shaken, *(t[:n] if rowed else t for t, rowed in rest))
-            for n in (min(_PROBED, self.batch), 1)
-        )
-        if versions != [(id(b), b._version) for b in self.net.buffers()]:
-            raise ValueError(_refused(self.net, "changes its buffers while it trains (statistics of a batch?)"))
-        for y, single in zip(several, alone, strict=True):
-            largest = float(y.abs().max())
-            if not torch.allclose(y[:1], single, rtol=0, atol=_TOLERANCE * largest, equal_nan=True):
+        results = []
+        for count in (min(_PROBED, self.batch), 1):
+            own = OwnRows(Rows(0, count, self.batch))
+            sliced = (*shaken, *(t[:count] if rowed else t for t, rowed in rest))
+            results.append(self._under(own, sliced, NothingElseDrawn(own)))
+            if versions != [(id(b), b._version) for b in self.net.buffers()]:
+                raise ValueError(_refused(self.net, "changes its buffers while it trains (statistics of a batch?)"))
+        for several, alone in zip(*results, strict=True):
+            near = _TOLERANCE * float(several.abs().max())
+            if not torch.allclose(several[:1], alone, rtol=0, atol=near, equal_nan=True):
                 raise ValueError(_refused(self.net, "mixes the rows of a batch (statistics of a batch?)"))
+
+
+def _noise(parameter: Tensor, random: torch.Generator) -> Tensor:
+    """Normal numbers of a size that keeps what passes through a layer at its size."""
+    inputs = parameter.numel() / len(parameter) if parameter.ndim > 1 else 25.0
+    return torch.randn(parameter.shape, generator=random).to(parameter) * (0.5 / max(inputs, 1.0) ** 0.5)
 
 
 def _refused(net: nn.Module, what: str) -> str:

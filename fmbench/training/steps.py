@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ def learning_rate(config: Training, step: int) -> float:
     """Factor on the peak learning rate at a step: linear warm-up, then cosine to 0 or constant."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     return warm * (0.5 * (1 + math.cos(math.pi * step / config.steps)) if config.schedule == "cosine" else 1.0)
+
+
+@contextmanager
+def _keyed(seed: int, step: int, device: str) -> Iterator[None]:
+    """Inside, torch's global generators, which dropout and careless losses draw from, depend on seed and step; then they are as before."""
+    on_gpu = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        key = generator(seed, 2, step).initial_seed()
+        torch.default_generator.manual_seed(key)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(key)
+        yield
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -76,7 +90,7 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr * learning_rate(config, self.step)
         name = type(self.method).__name__
-        with in_words(f"{name} at step {self.step}"):
+        with in_words(f"{name} at step {self.step}"), _keyed(config.seed, self.step, device):
             batch = source(random).to(device)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 loss = self.learner.loss(batch, random)
