@@ -32,7 +32,8 @@ def remembering(base: Base | None, folder: Path, shown: bool = True) -> Iterator
     """The base with its samples looked up in ``folder`` before they are drawn; the base itself stays as it is. None for None.
 
     A file is named by the content of everything the samples depend on: weights, start points, sampler, condition. A damaged file is drawn
-    again; beyond :data:`MOST_BYTES` samples are drawn and not kept. A bar counts the samples from the first one on; ``shown`` is for one of several processes that draw the same samples.
+    again; beyond :data:`MOST_BYTES` samples are drawn and not kept. A bar counts the samples from the first one on; ``shown`` is for one
+    of several processes that draw the same samples.
     """
     if base is None:
         yield None
