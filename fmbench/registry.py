@@ -118,6 +118,15 @@ EXTRACTORS = Registry(
     },
 )
 """Networks by name: functions (name, device) -> :class:`~fmbench.features.extractor.Extractor`."""
+OPTIMISERS = Registry(
+    "optimiser",
+    {
+        "adamw": "fmbench.training.optimisers:adamw",
+        "adam": "fmbench.training.optimisers:adam",
+        "sgd": "fmbench.training.optimisers:sgd",
+    },
+)
+"""What turns gradients into steps: functions (parameters, lr=, weight_decay=, **options) -> ``torch.optim.Optimizer``."""
 REGISTRIES = {"methods": METHODS, "nets": NETS, "solvers": SOLVERS, "tasks": TASKS}
 
 

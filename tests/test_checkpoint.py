@@ -41,10 +41,11 @@ FIELDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "sparse": (lambda s: s["method"].update({"net.layers.0.bias": torch.zeros(16).to_sparse()}), "net.layers.0.bias"),
     "name": (lambda s: s["method"].update(extra=torch.zeros(1)), "method has other names"),
     "moments": (lambda s: s["optimiser"]["state"][0].update(exp_avg=torch.zeros(2, 2)), "exp_avg 0 is not a tensor"),
-    "no moments": (lambda s: s["optimiser"]["state"][0].pop("exp_avg_sq"), "not that of AdamW"),
+    "no moments": (lambda s: s["optimiser"]["state"][0].pop("exp_avg_sq"), "not that of adamw"),
     "groups": (lambda s: s["optimiser"]["param_groups"].append({}), "other groups"),
     "betas": (lambda s: s["optimiser"]["param_groups"][0].update(betas=(2.0, 3.0)), "another betas"),
-    "optimiser": (lambda s: s.update(optimiser=[1]), "no state of AdamW"),
+    "name of the optimiser": (lambda s: s.update(optimiser_name="sgd"), "optimiser_name is 'sgd', not adamw"),
+    "optimiser": (lambda s: s.update(optimiser=[1]), "no state of adamw"),
 }  # fmt: skip
 
 

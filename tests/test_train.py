@@ -21,7 +21,6 @@ import fmbench
 import fmbench.training.run as training
 from fmbench import noise
 from fmbench.cli import main
-from fmbench.flows.velocity import VelocityFlow
 from fmbench.methods.base import VelocityMethod
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.noise import generator
@@ -29,8 +28,8 @@ from fmbench.records.recipe import Recipe, override, read
 from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
 from fmbench.storage.files import sha256
+from fmbench.training.base_samples import remembering
 from fmbench.training.run import CHECKPOINT, train
-from fmbench.training.teacher import kept
 from fmbench.zoo.entry import WEIGHTS
 from fmbench.zoo.resolve import load
 
@@ -266,14 +265,14 @@ def test_samples_of_a_teacher_are_named_by_weights_budget_and_noise(tmp_path: Pa
     teacher, noise = load(f"{TASK}/tiny").method, TASKS.resolve(TASK)().source.sample(8, generator(1))
     assert isinstance(teacher, VelocityMethod)
     two, three = Sampler("euler", 2), Sampler("euler", 3)
-    with kept(teacher, tmp_path, 8) as student:
-        assert isinstance(student, VelocityFlow)
+    with remembering(teacher, tmp_path) as student:
+        assert isinstance(student, VelocityMethod)
         for start, budget in ((noise, two), (noise, three), (noise + 1, two), (noise, two)):
             assert torch.equal(student.sample(start, budget), teacher.sample(start, budget))
     with torch.no_grad():
         next(teacher.parameters()).mul_(1.5)
-    with kept(teacher, tmp_path, 8) as student:
-        assert isinstance(student, VelocityFlow)
+    with remembering(teacher, tmp_path) as student:
+        assert isinstance(student, VelocityMethod)
         assert torch.equal(student.sample(noise, two), teacher.sample(noise, two))
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -282,7 +281,7 @@ def test_samples_of_a_teacher_are_named_by_weights_budget_and_noise(tmp_path: Pa
 def test_damaged_samples_of_a_teacher_are_made_again(damage: str, tmp_path: Path, zoo: Path) -> None:
     teacher, noise = load(f"{TASK}/tiny").method, TASKS.resolve(TASK)().source.sample(8, generator(1))
     for attempt in range(2):
-        with kept(teacher, tmp_path, 8) as student:
+        with remembering(teacher, tmp_path) as student:
             assert student is not None
             assert torch.equal(student.sample(noise, Sampler("euler", 2)), teacher.sample(noise, Sampler("euler", 2)))
         (path,) = tmp_path.iterdir()
@@ -471,6 +470,7 @@ def test_training_never_shares_random_numbers_with_evaluation(
         return made
 
     monkeypatch.setattr(training, "generator", recorded)
+    monkeypatch.setattr("fmbench.training.steps.generator", recorded)
     monkeypatch.setattr("fmbench.methods.rectified_flow.generator", recorded)
     train(tiny_recipe(TASK, "cfm", **{"train.steps": 5}), tmp_path / "x")
     teacher_pairs(TASKS.resolve(TASK)(), load(f"{TASK}/tiny").method, 300, Sampler("euler", 1))

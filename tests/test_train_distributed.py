@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, read
+from fmbench.training.piecewise import Cut, check_rows
 from fmbench.training.processes import join, launch, launched
 from fmbench.training.run import CHECKPOINT, train
-from fmbench.training.sharding import Sharded, check_rows
+from fmbench.training.sharding import Sharded, require_called
 from fmbench.zoo.entry import WEIGHTS
 
 MakeRecipe = Callable[..., Recipe]
@@ -54,14 +55,12 @@ def coupled_net() -> tuple[torch.nn.Sequential, torch.Tensor]:
     return net, torch.randn(11, 3, generator=random)
 
 
-def coupled_gradient(net: torch.nn.Module, x: torch.Tensor, sharded: Sharded | None = None) -> torch.Tensor:
+def coupled_gradient(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Of a loss that is no mean over rows: its derivative by one row depends on all others."""
     net.zero_grad()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(3)
         net(x).exp().prod(dim=1).logsumexp(dim=0).backward()
-    if sharded is not None:
-        sharded.sum_gradients()
     return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
@@ -74,7 +73,7 @@ def every_recipe(folder: Path, report: Callable[..., None]) -> None:
         stop = STEPS // 2 if name == "ot-cfm" else None
         losses[name] = curve(read(folder / f"{name}.toml"), folder / name, max_steps=stop, accumulate=2)
     net, x = coupled_net()
-    gradient = coupled_gradient(net, x, Sharded(net, 2, group)).tolist()
+    gradient = coupled_gradient(Sharded(net, Cut(2, group)), x).tolist()
     seen = group.sum(torch.tensor([float(group.rank), 1.0])).tolist()
     try:
         group.agree(group.rank)
@@ -165,15 +164,16 @@ def test_accumulated_parts_train_like_the_whole_batch(
 def test_gradients_of_parts_sum_to_that_of_the_whole(two: tuple) -> None:
     """In one process and over two, whose sum has the scale of the whole: AdamW and clipping would hide a factor."""
     net, x = coupled_net()
-    before, names = coupled_gradient(net, x), list(net.state_dict())
+    before = coupled_gradient(net, x)
+    sharded = Sharded(net, Cut(4))
+    with pytest.raises(ValueError, match=r"the loss of Own never called Sequential, so its batch cannot be cut"):
+        require_called("Own", [sharded])
+    torch.testing.assert_close(coupled_gradient(sharded, x), before, atol=1e-6, rtol=1e-6)
+    require_called("Own", [sharded])
     alive: list[int] = []
     net[0].register_forward_hook(lambda module, inputs, output: alive.append(len(output)))
-    sharded = Sharded(net, 4)
-    torch.testing.assert_close(coupled_gradient(net, x, sharded), before, atol=1e-6, rtol=1e-6)
-    assert alive == [2, 3, 3, 3, 3, 3, 3, 2]  # once forward, once more backward, part by part
-    assert list(net.state_dict()) == names
-    with pytest.raises(ValueError, match=r"the loss never called Sequential\.forward, so its batch cannot be split"):
-        sharded.sum_gradients()
+    coupled_gradient(sharded, x)
+    assert alive == [2, 3, 3, 3, 2, 3, 3, 3]  # once forward, once more backward, part by part
     for answer in two[1]:
         torch.testing.assert_close(torch.tensor(answer["gradient"]), before, atol=1e-6, rtol=1e-6)
 

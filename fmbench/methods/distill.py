@@ -28,6 +28,8 @@ class Distill(FlowMap, Method):
 
     def __init__(self, net: nn.Module, pairs: int = 65_536, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         Method.__init__(self, net)
+        if pairs < 1:
+            raise ValueError(f"[method] pairs must be at least 1, got {pairs}")
         self.pairs = pairs
         self.sampler = Sampler("dopri5", options={"rtol": rtol, "atol": atol})
 

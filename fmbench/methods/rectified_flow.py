@@ -71,6 +71,8 @@ class Reflow(RectifiedFlow):
 
     def __init__(self, net: nn.Module, pairs: int = 65_536, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         super().__init__(net, label_dropout=0.0)
+        if pairs < 1:
+            raise ValueError(f"[method] pairs must be at least 1, got {pairs}")
         self.pairs = pairs
         self.sampler = Sampler("dopri5", options={"rtol": rtol, "atol": atol})
 

@@ -50,13 +50,15 @@ class Training:
     Attributes:
         steps: optimiser steps.
         batch_size: samples per step; ``steps * batch_size`` is the number of training samples seen.
-        lr: peak learning rate of AdamW, after ``warmup`` steps; cosine decay to 0 unless ``schedule`` is "constant".
-        weight_decay: decoupled weight decay.
+        lr: peak learning rate, after ``warmup`` steps; cosine decay to 0 unless ``schedule`` is "constant".
+        weight_decay: weight decay, decoupled from the gradient by adamw.
         clip: gradient norm limit, 0 for none.
         ema: decay of the exponential moving average of the weights that is saved, warmed up as (1 + step) / (10 + step).
         seed: key of every random number in the run.
         storage: dtype of the saved weights, float32 or float16.
         precision: "bfloat16" runs the loss under autocast; weights, optimiser and average stay float32.
+        optimiser: name of the optimiser.
+        optimiser_options: its own parameters, the table ``[train.optimiser_options]``.
     """
 
     steps: int = 10_000
@@ -70,13 +72,14 @@ class Training:
     seed: int = 0
     storage: str = "float32"
     precision: str = "float32"
+    optimiser: str = "adamw"
+    optimiser_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def content(self) -> dict[str, Any]:
         """The fields as a table. One that came after the first recipes is left out at its default, so that their hashes stand."""
         table = dataclasses.asdict(self)
-        if self.precision == "float32":
-            table.pop("precision")
-        return table
+        later = {"precision": "float32", "optimiser": "adamw", "optimiser_options": {}}
+        return {key: value for key, value in table.items() if key not in later or value != later[key]}
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,9 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     _check_choice(recipe.train.storage, ("float32", "float16"), f"{where} [train]: storage")
     _check_choice(recipe.train.precision, ("float32", "bfloat16"), f"{where} [train]: precision")
     _check_choice(recipe.train.schedule, ("cosine", "constant"), f"{where} [train]: schedule")
+    _check_text(recipe.train.optimiser, f"{where} [train]: optimiser")
+    _check_keys(recipe.train.optimiser_options, f"{where} [train.optimiser_options]")
+    require_finite(recipe.train.optimiser_options, f"{where} [train.optimiser_options]")
     _check_budget(recipe.train, f"{where} [train]")
     require_finite(recipe.made, f"{where} [made]")
     if recipe.schema != SCHEMA:

@@ -6,6 +6,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch import Tensor
 from fmbench.storage.readers import MEBIBYTE, first_line
 
 Content = dict[str, Any]
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Damaged(ValueError):
@@ -36,6 +36,8 @@ def write(path: Path, content: Content) -> None:
 def _on_cpu(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _on_cpu(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_on_cpu(value) for value in state]
     return state.cpu() if isinstance(state, Tensor) else state
 
 
@@ -71,15 +73,26 @@ def largest(*states: Any) -> int:
 def _bytes(state: Any) -> int:
     if isinstance(state, Mapping):
         return sum(1024 + _bytes(value) for value in state.values())
+    if isinstance(state, (list, tuple)):
+        return sum(1024 + _bytes(value) for value in state)
     return state.numel() * state.element_size() if isinstance(state, Tensor) else 0
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What the optimiser of a run writes: its name, its state dict as it is now, and one after a step, for names, shapes and dtypes."""
+
+    name: str
+    now: Mapping[str, Any]
+    stepped: Mapping[str, Any]
+
+
 def require_run(
-    path: Path, content: Content, states: Mapping[str, Mapping[str, Tensor]], optimiser: Any, steps: int
+    path: Path, content: Content, states: Mapping[str, Mapping[str, Tensor]], optimiser: Expected, steps: int
 ) -> None:
     """Raise Damaged in one line, naming the field, when ``content`` is not what a run of ``steps`` steps with these states has written.
 
-    ``states`` are those of the method and its average as they are now, ``optimiser`` is the AdamW of the run.
+    ``states`` are those of the method and its average as they are now.
     """
     try:
         step, seconds = content.get("step"), content.get("seconds")
@@ -91,6 +104,10 @@ def require_run(
             _require_like(content.get(name), state, name)
         if int(content["average"]["n_averaged"]) != step:
             raise ValueError(f"the average is of another step than {step}")
+        # Before optimisers had names there was one.
+        name = content.get("optimiser_name", "adamw")
+        if name != optimiser.name:
+            raise ValueError(f"optimiser_name is {name!r:.40}, not {optimiser.name}")
         _require_optimiser(content.get("optimiser"), optimiser, step)
     except ValueError as error:
         raise _damaged(path, first_line(error)) from None
@@ -109,31 +126,49 @@ def _require_tensor(found: Any, like: Tensor, where: str) -> None:
         raise ValueError(f"{where} is not a tensor of shape {tuple(like.shape)} and {like.dtype}")
 
 
-def _require_optimiser(found: Any, optimiser: torch.optim.Optimizer, step: int) -> None:
-    own = optimiser.state_dict()["param_groups"]
+def _require_optimiser(found: Any, expected: Expected, step: int) -> None:
     if not isinstance(found, dict) or set(found) != {"state", "param_groups"}:
-        raise ValueError("optimiser is no state of AdamW")
-    groups = found["param_groups"]
+        raise ValueError(f"optimiser is no state of {expected.name}")
+    groups, own = found["param_groups"], expected.now["param_groups"]
     if not isinstance(groups, list) or len(groups) != len(own):
         raise ValueError("optimiser has other groups of parameters")
-    for group, mine in zip(groups, own, strict=True):
-        if not isinstance(group, dict) or not {"params", "lr"} <= set(group) <= set(mine):
-            raise ValueError("optimiser has other settings")
-        for key in set(group) - {"lr"}:
-            if type(group[key]) is not type(mine[key]) or group[key] != mine[key]:
-                raise ValueError(f"optimiser has another {key}")
-        if not isinstance(group["lr"], float):
-            raise ValueError("optimiser has no learning rate")
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for group, mine, stepped in zip(groups, own, expected.stepped["param_groups"], strict=True):
+        _require_group(group, mine, stepped)
     if not isinstance(found["state"], dict):
         raise ValueError("optimiser has no state")
-    for index, moments in found["state"].items():
-        if type(index) is not int or not 0 <= index < len(parameters):
+    for index, held in found["state"].items():
+        like = expected.stepped["state"].get(index)
+        if type(index) is not int or like is None:
             raise ValueError("optimiser has a parameter too many")
-        if not isinstance(moments, dict) or set(moments) != {"step", *_MOMENTS}:
-            raise ValueError(f"optimiser state {index} is not that of AdamW")
-        _require_tensor(moments["step"], torch.tensor(0.0), f"optimiser step {index}")
-        if not 0 <= float(moments["step"]) <= step:
-            raise ValueError(f"optimiser step {index} is not one of {step}")
-        for name in _MOMENTS:
-            _require_tensor(moments[name], parameters[index].detach(), f"optimiser {name} {index}")
+        _require_held(held, like, expected.name, index, step)
+
+
+def _require_group(group: Any, mine: Mapping[str, Any], stepped: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings that are not those of the run; one that a step changes, the learning rate among them, may differ."""
+    if not isinstance(group, dict) or not {"params", "lr"} <= set(group) <= set(mine):
+        raise ValueError("optimiser has other settings")
+    if not isinstance(group["lr"], float):
+        raise ValueError("optimiser has no learning rate")
+    for key in set(group) - {"lr"}:
+        moves = not _same(mine[key], stepped[key])
+        if type(group[key]) is not type(mine[key]) or not (moves or _same(group[key], mine[key])):
+            raise ValueError(f"optimiser has another {key}")
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a.cpu(), b.cpu())
+    return type(a) is type(b) and bool(a == b)
+
+
+def _require_held(found: Any, like: Mapping[str, Any], name: str, index: int, step: int) -> None:
+    """Raise ValueError unless an optimiser holds for one parameter what it holds after a step."""
+    if not isinstance(found, dict) or set(found) != set(like):
+        raise ValueError(f"optimiser state {index} is not that of {name}")
+    for key, value in like.items():
+        if isinstance(value, Tensor):
+            _require_tensor(found[key], value, f"optimiser {key} {index}")
+        elif type(found[key]) is not type(value):
+            raise ValueError(f"optimiser {key} {index} is {found[key]!r:.40}, not a {type(value).__name__}")
+    if "step" in like and not 0 <= float(found["step"]) <= step:
+        raise ValueError(f"optimiser step {index} is not one of {step}")

@@ -1,162 +1,203 @@
-"""A global batch cut into rows: over processes, and into parts that fit into memory, with the loss and gradient of the whole.
+"""A method whose networks evaluate their batch in slices: over processes, and in parts that fit into memory.
 
 The loss of a method is computed by every process on the whole batch (coupling, times, weights, targets), so it does not depend on how
-the batch is cut. Only the network sees slices: every process evaluates its own rows, the outputs are put together, and the gradients of
-the parameters, each the share of the own rows in the gradient of the whole loss, are summed.
+the batch is cut. Only networks see slices. What :class:`Sharded` computes is the network itself, as a function and in every derivative
+(:mod:`~fmbench.training.piecewise`), so a loss may call several networks, several times, with any rows, in a torch.func transform, and
+mix rows between calls; every gradient is that of the whole batch, on every process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any, Protocol
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.func import functional_call
 
-from fmbench.shapes import Condition
+from fmbench.training.masks import CannotBeCut, NothingElseDrawn, OwnRows, random_state, same_draws, set_random_state
+from fmbench.training.piecewise import Cut, Function, Group, Rows, Tensors, check_rows, piecewise
 
+__all__ = ["Cut", "Group", "Sharded", "check_rows", "in_slices", "require_called"]
 
-class Group(Protocol):
-    """The processes that share a batch."""
-
-    @property
-    def rank(self) -> int:
-        """Number of this process, from 0."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many processes there are."""
-        ...
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, the same bits on each."""
-        ...
+_PROBED = 8
+"""Rows on which a network is asked whether it mixes them."""
+_TOLERANCE = 0.05
+"""Relative difference of a row alone and among others, beyond what kernels of other sizes round and bfloat16 hides."""
 
 
-class Sharded:
-    """The forward of a network on the rows of one process, part by part, in the place of the network's own.
+class Sharded(nn.Module):
+    """A network that evaluates its own slices of every batch it is given: the same outputs and derivatives, up to rounding.
 
-    With several parts, activations are recomputed in the backward pass, so that those of one part are alive at a time, at the price of
-    a second forward. Dropout masks are those of the whole batch. The state dict keeps its names.
+    Takes what the network takes; tensors with as many rows as the first one are cut, also in tables, sequences and dataclasses.
+    Activations are recomputed in the backward pass, slice by slice. Dropout masks are those of the whole batch. The parameters are those
+    of the network itself, whose attributes can be read here too.
 
-    The network must treat rows independently (no batch normalisation), and between two calls in one loss rows must not mix.
-    Forward-mode derivatives (torch.func.jvp) do not go through.
-
-    Args:
-        net: the network; its forward, accelerated or not, is replaced from now on.
-        parts: parts per process.
-        group: the processes, None for one.
-
-    Raises ValueError when called with fewer rows than parts.
+    Raises ValueError in the first call for a network that mixes the rows of a batch, changes its buffers, returns anything but rows, or
+    draws random numbers other than for dropout, and for fewer rows than slices.
     """
 
-    def __init__(self, net: nn.Module, parts: int, group: Group | None = None) -> None:
-        self.net, self.parts, self.group = net, parts, group
-        self.whole = net.forward
-        self.dropouts = [m for m in net.modules() if isinstance(m, nn.Dropout)]
+    def __init__(self, net: nn.Module, cut: Cut) -> None:
+        super().__init__()
+        self.net, self.cut = net, cut
         self.calls = 0
-        net.forward = self  # pyright: ignore[reportAttributeAccessIssue]
+        self.training = net.training
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The output on the whole batch; gradients flow through the rows of this process only."""
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of the network on the whole batch; without a tensor of rows among its arguments, there is nothing to cut."""
+        given = list(_tensors((args, kwargs)))
+        if not given or not given[0].ndim:
+            return self.net(*args, **kwargs)
+        names, parameters = zip(*self.net.named_parameters(), strict=True)
+        call = _Call(self.net, names, (args, kwargs), given, probe=not self.calls)
+        if self.cut.parts == 1 and torch.is_grad_enabled():
+            call.differentiated = tuple(k for k, t in enumerate((*parameters, *given)) if t.requires_grad)
         self.calls += 1
-        rank, size = (0, 1) if self.group is None else (self.group.rank, self.group.size)
-        edges = check_rows(len(x), size, self.parts)[rank * self.parts : (rank + 1) * self.parts + 1]
-        masks = _random_state(x.device) if self.net.training and self.dropouts else None
-        outputs = []
-        for rows in pairwise(edges):
-            if self.parts == 1:
-                outputs.append(self._part(rows, masks, x, *args, **kwargs))
-            else:
-                outputs.append(checkpoint(self._part, rows, masks, x, *args, use_reentrant=False, **kwargs))
-        own = torch.cat(outputs)
-        if self.group is None:
-            return own
-        everyone = own.new_zeros((len(x), *own.shape[1:]))
-        everyone[edges[0] : edges[-1]] = own.detach()
-        everyone = self.group.sum(everyone)
-        return torch.cat([everyone[: edges[0]], own, everyone[edges[-1] :]])
+        outputs = piecewise(call, self.cut, *parameters, *given)
+        if call.after is not None:
+            set_random_state(call.device, call.after)
+        return _rebuilt(call.structure, outputs)
 
-    def _part(self, rows: tuple[int, int], masks: list[Tensor] | None, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        start, stop = rows
-        batch = len(x)
 
-        def cut(given: Any) -> Any:
-            if isinstance(given, Condition):
-                return given.rows(slice(start, stop))
-            return given[start:stop] if isinstance(given, Tensor) and given.ndim and len(given) == batch else given
+class _Call(Function):
+    """One call of a network, as a function of its parameters and of the tensors among its arguments."""
 
-        chosen, named = [cut(a) for a in (x, *args)], {name: cut(a) for name, a in kwargs.items()}
-        if masks is None:
-            return self.whole(*chosen, **named)
-        _set_random_state(x.device, masks)
-        with _rows_of_dropout(self.dropouts, start, stop, batch):
-            return self.whole(*chosen, **named)
+    def __init__(
+        self, net: nn.Module, names: Sequence[str], arguments: Any, given: Sequence[Tensor], probe: bool
+    ) -> None:
+        self.net, self.names, self.arguments, self.probe = net, names, arguments, probe
+        self.device, self.batch = given[0].device, len(given[0])
+        self.rowed = (*(False for _ in names), *(t.ndim > 0 and len(t) == self.batch for t in given))
+        self.summed: Sequence[bool] = ()
+        self.structure: Any = None
+        self.before = random_state(self.device) if net.training else None
+        self.after: list[Tensor] | None = None
+        kind = self.device.type
+        self.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
 
-    def sum_gradients(self) -> None:
-        """Make the gradients of the network those of the whole loss, after its backward pass.
+    def __call__(self, rows: Rows, *inputs: Tensor) -> Tensors:
+        """The tensors that the network returns for one slice."""
+        return self._under(OwnRows(rows), inputs)
 
-        Raises ValueError when the loss did not call the network, so that every process already has the whole gradient.
+    def _under(self, own: OwnRows, inputs: Sequence[Tensor], *modes: AbstractContextManager[Any]) -> Tensors:
+        parameters = dict(zip(self.names, inputs, strict=False))
+        args, kwargs = _rebuilt(self.arguments, inputs[len(self.names) :])
+        with ExitStack() as stack:
+            # Weights that the first pass has cast, without a graph, are of no use to the second.
+            cast = torch.autocast(self.device.type, cache_enabled=False, **self.autocast)
+            for context in (same_draws(self.before, self.device), cast, own, *modes):
+                stack.enter_context(context)
+            try:
+                found = functional_call(self.net, parameters, args, kwargs)
+            except CannotBeCut as error:
+                raise ValueError(_refused(self.net, str(error))) from None
+            self.after = None if self.before is None else random_state(self.device)
+        outputs = tuple(_tensors(found))
+        if not outputs or any(not y.ndim or len(y) != own.rows.stop - own.rows.start for y in outputs):
+            raise ValueError(_refused(self.net, "returns something that has not the rows of its input"))
+        self.summed, self.structure = (False,) * len(outputs), found
+        return outputs
+
+    def check(self, *inputs: Tensor) -> None:
+        """In the first call: raise ValueError when a row alone is not what it is among others, when a call changes the buffers, or draws.
+
+        Weights are shaken: at their start, the last layer of many networks is 0 and would hide it.
         """
-        called, self.calls = self.calls, 0
-        if not called:
-            raise ValueError(
-                f"the loss never called {type(self.net).__name__}.forward, so its batch cannot be split; "
-                "train with one process and accumulate 1"
-            )
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-        if self.group is None or not gradients:
+        if not self.probe:
             return
-        total = self.group.sum(torch.cat([g.flatten() for g in gradients]))
-        for gradient, summed in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+        random = torch.Generator().manual_seed(0)
+        shaken = [p + _noise(p, random) for p in inputs[: len(self.names)]]
+        rest = list(zip(inputs, self.rowed, strict=True))[len(shaken) :]
+        versions = [(id(b), b._version) for b in self.net.buffers()]
+        results = []
+        for count in (min(_PROBED, self.batch), 1):
+            own = OwnRows(Rows(0, count, self.batch))
+            sliced = (*shaken, *(t[:count] if rowed else t for t, rowed in rest))
+            results.append(self._under(own, sliced, NothingElseDrawn(own)))
+            if versions != [(id(b), b._version) for b in self.net.buffers()]:
+                raise ValueError(_refused(self.net, "changes its buffers while it trains (statistics of a batch?)"))
+        for several, alone in zip(*results, strict=True):
+            near = _TOLERANCE * float(several.abs().max())
+            if not torch.allclose(several[:1], alone, rtol=0, atol=near, equal_nan=True):
+                raise ValueError(_refused(self.net, "mixes the rows of a batch (statistics of a batch?)"))
 
 
-def check_rows(batch: int, processes: int, parts: int) -> list[int]:
-    """The edges of ``processes * parts`` slices of ``batch`` rows, whose sizes differ by one at most.
+def _noise(parameter: Tensor, random: torch.Generator) -> Tensor:
+    """Normal numbers of a size that keeps what passes through a layer at its size."""
+    inputs = parameter.numel() / len(parameter) if parameter.ndim > 1 else 25.0
+    return torch.randn(parameter.shape, generator=random).to(parameter) * (0.5 / max(inputs, 1.0) ** 0.5)
 
-    Raises ValueError when a slice would be empty.
+
+def _refused(net: nn.Module, what: str) -> str:
+    return f"{type(net).__name__} {what}, so its batch cannot be cut; train with one process and accumulate 1"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, in order."""
+    found: list[Tensor] = []
+    _changed(value, lambda tensor: found.append(tensor) or tensor)
+    yield from found
+
+
+def _rebuilt(value: Any, tensors: Sequence[Tensor]) -> Any:
+    """The value with its tensors, in order, replaced."""
+    rest = iter(tensors)
+    return _changed(value, lambda _: next(rest))
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_changed(v, change) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_changed(v, change) for v in value)
+    if isinstance(value, Mapping):
+        return {k: _changed(v, change) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f.name for f in dataclasses.fields(value) if f.init]
+        return dataclasses.replace(value, **{name: _changed(getattr(value, name), change) for name in fields})
+    return value
+
+
+def in_slices(method: nn.Module, cut: Cut) -> tuple[Any, list[Sharded]]:
+    """The method with every network in it sharded, and these networks. The method itself stays as it is; parameters and buffers are shared.
+
+    A network is a module that has parameters and can be called; what lies in one is part of it.
     """
-    slices = processes * parts
-    if slices > batch:
+    made: dict[int, nn.Module] = {}
+
+    def view(module: nn.Module, root: bool = False) -> nn.Module:
+        if id(module) not in made:
+            callable_ = type(module).forward is not nn.Module.forward
+            if not any(True for _ in module.parameters()):
+                made[id(module)] = module
+            elif callable_ and not root:
+                made[id(module)] = Sharded(module, cut)
+            else:
+                shallow = copy.copy(module)
+                shallow.__dict__["_modules"] = {
+                    name: None if child is None else view(child) for name, child in module._modules.items()
+                }
+                made[id(module)] = shallow
+        return made[id(module)]
+
+    return view(method, root=True), [m for m in made.values() if isinstance(m, Sharded)]
+
+
+def require_called(method: str, networks: Sequence[Sharded]) -> None:
+    """Raise ValueError when a loss called none of the networks, so that nothing of it was cut."""
+    if not any(network.calls for network in networks):
+        names = ", ".join(type(network.net).__name__ for network in networks) or "a network"
         raise ValueError(
-            f"a batch of {batch} cannot be cut into {slices} slices (processes {processes} x accumulate {parts}); "
-            f"at most {batch}"
+            f"the loss of {method} never called {names}, so its batch cannot be cut; train with one process and accumulate 1"
         )
-    return [k * batch // slices for k in range(slices + 1)]
-
-
-@contextmanager
-def _rows_of_dropout(layers: list[nn.Dropout], start: int, stop: int, batch: int) -> Iterator[None]:
-    """Inside, every dropout layer draws the mask of the whole batch and uses the rows ``start`` to ``stop`` of it."""
-
-    def forward_of(layer: nn.Dropout) -> Callable[[Tensor], Tensor]:
-        def forward(x: Tensor) -> Tensor:
-            mask = F.dropout(x.new_ones((batch, *x.shape[1:])), layer.p, layer.training)
-            return x * mask[start:stop]
-
-        return forward
-
-    for layer in layers:
-        layer.forward = forward_of(layer)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    """State of torch's global generators, which dropout draws from."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state, device)
