@@ -11,6 +11,7 @@ from pathlib import Path
 from fmbench.evaluation.acceleration import Acceleration
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.evaluation import DATA, Evaluation, Report, describe, quiet
+from fmbench.evaluation.identity import can_be_told, identified
 from fmbench.evaluation.options import Options
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
@@ -24,7 +25,7 @@ from fmbench.storage.files import check_writable, fingerprint, write_atomic
 from fmbench.tasks.base import Task
 from fmbench.zoo.catalogue import find, kebab, list_entries, open_folder, trained_here
 from fmbench.zoo.extractors import load_extractor
-from fmbench.zoo.foreign import as_it_is, lent
+from fmbench.zoo.foreign import lent
 from fmbench.zoo.model import Model
 from fmbench.zoo.resolve import load
 from fmbench.zoo.trial import trial
@@ -46,7 +47,7 @@ def _finished(path: Path, spec: Protocol, model: Model | None, options: Options)
     found = result.read(path)
     accelerated = found.environment.get("acceleration", asdict(Acceleration()))
     expected = {"weights_sha256": None, "code_sha256": None, **(model.identity if model else {})}
-    same = (
+    same = can_be_told(model) and (
         (
             found.benchmark["sha256"] == spec.sha256
             or (found.benchmark["sha256"] in spec.keeps and _rows_fit(found, spec))
@@ -92,7 +93,7 @@ def evaluate_one(
     _require_own_name(model)
     if model.recipe is not None:
         require_closed(model.recipe, task, model.name)
-    return _evaluate(spec, task, as_it_is(model), options, out, report)
+    return _evaluate(spec, task, identified(model), options, out, report)
 
 
 def _computed(run: Evaluation, measure: Callable[[], Result]) -> Result:
@@ -122,7 +123,7 @@ def _evaluate(
             found = _computed(run, lambda: run.measure_flow_again(earlier))
             found.save(out / "results")
         return found
-    if model is not None:
+    if model is not None and can_be_told(model):
         run.units = _inside(out / ".units", fingerprint([run.identity(), options.samples(spec), options.seeds(spec)]))
         if options.overwrite:
             shutil.rmtree(run.units, ignore_errors=True)
