@@ -54,7 +54,7 @@ def test_a_wrapped_model_that_is_called_otherwise_is_measured_again(tiny, tmp_pa
 
 
 def test_a_model_that_cannot_be_told_is_never_served(tiny, tmp_path):
-    endless = iter(range(10**9))
+    endless = (i for i in range(10**9))
 
     def call(m, x, t):
         next(endless)
