@@ -83,7 +83,9 @@ def code_hash(kind: type, net: str | None = None) -> str | None:
     Comments, layout and docstrings change nothing, nor does any edit of fmbench's files that raises no version. The modules that a method
     file imports from beside it count, and those of the user's elsewhere. None when it cannot be told.
     """
-    said: list[Any] = versions.of_classes(kind.__mro__)
+    # One of fmbench's own has a version that covers what it inherits; a class of the user's is that and the versions of its bases.
+    own = versions.of_classes([kind])
+    said: list[Any] = own or versions.of_classes(kind.__mro__)
     if net:
         said.append(versions.declared(NETS, net))
     for base in kind.__mro__:
