@@ -139,8 +139,9 @@ class Filling:
 
 def retired(held: Result, made: Result) -> dict[str, dict[str, Any]]:
     """By draw and metric: numbers of a result that another has not, and what was retired before; the last :data:`MOST_RETIRED`."""
-    now = {(row.id, n): e.key for row in made.rows for n, e in row.metrics.items()}
-    now |= {(f"flow:{made.flow_id}", n): e.key for n, e in made.flow.items()}
+    # What has no key has no name either: it cannot be what another is.
+    now = {(row.id, n): e.key for row in made.rows for n, e in row.metrics.items() if e.key}
+    now |= {(f"flow:{made.flow_id}", n): e.key for n, e in made.flow.items() if e.key}
     tables = [(row.id, row.metrics) for row in held.rows] + [(f"flow:{held.flow_id}", held.flow)]
     items = [(draw, metric, cell) for draw, table in held.retired.items() for metric, cell in table.items()]
     for draw, table in tables:

@@ -10,12 +10,14 @@ from typing import Any
 
 from fmbench.evaluation.acceleration import Acceleration
 from fmbench.evaluation.options import Options
+from fmbench.execution.foreign import foreign
+from fmbench.execution.identity import code_identity
 from fmbench.records.keys import draw_id, flow_id, metric_key
-from fmbench.records.metric import METRICS
+from fmbench.records.metric import BUILT_IN, METRICS
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result, Row
 from fmbench.records.sampler import UNSAMPLED, Sampler
-from fmbench.records.versions import METHOD_VERSIONS
+from fmbench.records.versions import METHOD_VERSIONS, package_version
 from fmbench.registry import EXTRACTORS
 from fmbench.tasks.base import Task
 from fmbench.zoo.catalogue import find
@@ -84,6 +86,10 @@ def _key(name: str, task: Task, flow: str) -> str:
     pinned: list[Any] = [task.name, task.version]
     if metric.scope == "samples" and task.extractor:
         pinned.append(_extractor(task.extractor))
+    if name not in BUILT_IN:
+        with foreign(f"metric {name}"):
+            measure = metric.resolve()
+        pinned += [package_version(str(getattr(measure, "__module__", ""))), code_identity(measure)]
     if metric.first_seed:
         # Measured against where the reference solve ends.
         pinned.append(flow)

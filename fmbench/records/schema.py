@@ -121,8 +121,9 @@ class Best(Closed, frozen=True):
 
 
 class Latency(Batch, frozen=True):
-    """Latency of the largest batch size with its conditions, of all of them, and the best."""
+    """Latency of the largest batch size with its conditions, of all of them, and the best; or why there is none."""
 
+    batch: Positive | None = None
     first_call: Seconds | None = None
     clock: str | None = None
     device: str | None = None
@@ -133,6 +134,13 @@ class Latency(Batch, frozen=True):
     clock_mhz: Amount | None = None
     best: Best | None = None
     batches: tuple[Batch, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        law(
+            self.batch is not None or self.failed is not None,
+            "batch must say of how many samples, or failed why there is none",
+        )
 
 
 class LeftOut(Closed, frozen=True):
