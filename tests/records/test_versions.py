@@ -14,7 +14,7 @@ from torch import nn
 
 import fmbench
 from fmbench.methods.base import Batch
-from fmbench.noise import STREAMS, draw, generator
+from fmbench.noise import STREAMS, Draws, draw, generator
 from fmbench.records import versions
 from fmbench.records.metric import BUILT_IN
 from fmbench.records.sampler import Sampler
@@ -49,8 +49,12 @@ def of_solver(name):
         return torch.sin(3 * x + t.view(-1, 1)) - x
 
     x = torch.linspace(-2, 2, 6, dtype=torch.float64).view(3, 2)
-    sampler = Sampler(name, None if SOLVERS.resolve(name).adaptive else 5)
-    return sampler.make_solver().solve(field, x, sampler.times()).flatten().tolist()
+    kind = SOLVERS.resolve(name)
+    if kind.stepless:
+        return []  # a name: the pass is the bijection's own
+    sampler = Sampler(name, None if kind.adaptive else 5)
+    drawn = {"draws": Draws.given(x)} if kind.stochastic else {}
+    return sampler.make_solver().solve(field, x, sampler.times(), **drawn).flatten().tolist()
 
 
 def of_noise(stream):
@@ -110,7 +114,7 @@ def of_metrics():
 
 KINDS = {
     "solver": (versions.SOLVER_VERSIONS, of_solver),
-    "method": (versions.METHOD_VERSIONS, of_method),
+    "method": ({**versions.METHOD_VERSIONS, **versions.TOOL_VERSIONS}, of_method),
     "net": (versions.NET_VERSIONS, of_net),
     "noise": (dict.fromkeys(STREAMS, versions.NOISE), of_noise),
     "sampling": ({"generate": versions.SAMPLING}, of_sampling),
