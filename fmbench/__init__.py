@@ -15,8 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fmbench.moved import Moved
-
-__version__ = "0.1.0"
+from fmbench.version import __version__
 
 sys.meta_path.append(Moved())
 

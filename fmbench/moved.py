@@ -20,6 +20,7 @@ MOVED = {
     "fmbench.features.download": "fmbench.storage.download",
     "fmbench.features.loading": "fmbench.zoo.extractors",
     "fmbench.files": "fmbench.storage.files",
+    "fmbench.methods.classifier": "fmbench.features.classifier",
     "fmbench.metrics.info": "fmbench.records.metric",
     "fmbench.model": "fmbench.zoo.model",
     "fmbench.pictures": "fmbench.zoo.pictures",

@@ -55,21 +55,31 @@ class Draws:
     Attributes:
         seed: evaluation seed.
         first, stop: rows, ``stop`` exclusive.
-        source: draws source points, ``(n, generator) -> (n, *shape)``.
+        source: draws source points, ``(n, generator) -> (n, *shape)``; not used where ``points`` are there.
         device: where everything drawn goes.
+        points: the source points of the rows, when they were drawn before or are given.
     """
 
     seed: int
     first: int
     stop: int
-    source: Callable[[int, torch.Generator], Tensor]
+    source: Callable[[int, torch.Generator], Tensor] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    points: Tensor | None = None
+
+    @classmethod
+    def given(cls, points: Tensor) -> Draws:
+        """Draws that start at points of one's own, (n, *shape); whatever else is drawn belongs to rows 0 to n of seed 0."""
+        return cls(0, 0, len(points), None, points.device, points)
 
     def __len__(self) -> int:
         return self.stop - self.first
 
     def start(self) -> Tensor:
         """Source points of the rows, (rows, *shape): those that every committed sample started from."""
+        if self.points is not None:
+            return self.points
+        assert self.source is not None
         return draw(self.source, self.first, self.stop, self.seed, "source").to(self.device)
 
     def normal(self, shape: tuple[int, ...], step: int = 0, purpose: str = "noise") -> Tensor:
@@ -84,7 +94,17 @@ class Draws:
         """Those of a part of the rows, counted from the first of these. Raises ValueError for an empty part or one beyond them."""
         if not 0 <= start < stop <= len(self):
             raise ValueError(f"rows {start} to {stop} are no part of {len(self)}")
-        return replace(self, first=self.first + start, stop=self.first + stop)
+        points = None if self.points is None else self.points[start:stop]
+        return replace(self, first=self.first + start, stop=self.first + stop, points=points)
+
+    def drawn(self) -> Draws:
+        """The same with its source points drawn now: parts of any size then cost nothing more."""
+        return replace(self, points=self.start())
+
+    def on(self, device: torch.device | str) -> Draws:
+        """The same on another device, its source points a copy: what a sampler does to them must not reach others."""
+        points = None if self.points is None else self.points.to(device, copy=True)
+        return replace(self, device=torch.device(device), points=points)
 
     def _drawn(self, sample: Callable[[int, torch.Generator], Tensor], step: int, purpose: str) -> Tensor:
         if step < 0:

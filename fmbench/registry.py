@@ -63,9 +63,10 @@ METHODS = Registry(
         "reflow": "fmbench.methods.rectified_flow:Reflow",
         "distill": "fmbench.methods.distill:Distill",
         "oracle": "fmbench.methods.oracle:Oracle",
-        "classifier": "fmbench.methods.classifier:Classifier",
     },
 )
+TOOLS = Registry("tool", {"classifier": "fmbench.features.classifier:Classifier"})
+"""What is trained by a recipe and is no generative model: what the harness works with."""
 NETS = Registry(
     "net",
     {
@@ -83,6 +84,8 @@ SOLVERS = Registry(
         "heun": "fmbench.solvers.heun:Heun",
         "rk4": "fmbench.solvers.rk4:RK4",
         "dopri5": "fmbench.solvers.dopri5:Dopri5",
+        "sde-euler": "fmbench.solvers.sde_euler:SDEEuler",
+        "inverse": "fmbench.solvers.inverse:Inverse",
     },
 )
 TASKS = Registry(
@@ -131,3 +134,8 @@ def create(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
     """Resolve a name of ``kind`` (a key of :data:`REGISTRIES`) and call it."""
     factory: Callable[..., Any] = REGISTRIES[kind].resolve(name)
     return factory(*args, **kwargs)
+
+
+def trainable(name: str) -> Any:
+    """The class of a method, or of a tool, by its name. Raises UnknownName, which lists the nearest methods."""
+    return TOOLS.resolve(name) if name in TOOLS.all() else METHODS.resolve(name)

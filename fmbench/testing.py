@@ -10,7 +10,7 @@ import torch
 
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.methods.base import Method
-from fmbench.noise import draw, generator
+from fmbench.noise import Draws, draw, generator
 from fmbench.records.recipe import Recipe, closed
 from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
@@ -19,7 +19,7 @@ from fmbench.zoo.building import build
 from fmbench.zoo.code import method_class
 from fmbench.zoo.entry import prove_saved
 from fmbench.zoo.saving import from_bytes, restore
-from fmbench.zoo.trial import ROWS, TOLERANCE, Subject, cheap, items
+from fmbench.zoo.trial import ROWS, TOLERANCE, Subject, audited, cheap, items
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,11 @@ def _state(recipe: Recipe, method: Method, task: Task, noise: torch.Tensor, samp
     for copy in (first, second):
         restore(copy, from_bytes(data, "the weight file"), recipe.train.storage, "the weight file")
     # What the storage dtype does to the weights is declared, so the two compared have both been through the file.
-    gap = float((first.eval().sample(noise, sampler) - second.eval().sample(noise, sampler)).abs().max())
+    gap = float(
+        (first.eval().sample(Draws.given(noise), sampler) - second.eval().sample(Draws.given(noise), sampler))
+        .abs()
+        .max()
+    )
     _require(gap == 0, f"state_dict() does not hold the whole model: a reloaded copy samples {gap:.2g} apart")
 
 
@@ -73,13 +77,14 @@ def _checks(spec: str, task_name: str) -> Iterator[tuple[str, Callable[[], None]
     kind = method_class(spec)
     recipe = closed(task, spec)
     method = build(recipe, task, kind, spec).eval()
-    noise = draw(task.source.sample, 0, ROWS, 0, "source")
+    noise = draw(method.source(task).sample, 0, ROWS, 0, "source")
     sampler = cheap(method)[0]
-    tried = Subject(method, noise, None, sampler, TOLERANCE[torch.float32])
+    tried = Subject(method, noise, None, sampler, TOLERANCE[torch.float32], task.shape)
+    yield "evaluations: all of them counted", lambda: audited(tried)
     for name, call in items(method):
         yield name, lambda call=call: call(tried)
     if any(True for _ in method.parameters()):
-        if not kind.needs_teacher:
+        if not kind.needs_base:
             yield "loss: finite, differentiable, seeded", lambda: _loss(method, task)
         yield "state: saved and reloaded", lambda: _state(recipe, method, task, noise, sampler)
         yield "diagnostics: numbers", lambda: _diagnostics(method, task)

@@ -20,6 +20,7 @@ from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet
 from fmbench.noise import generator
 from fmbench.records.sampler import Sampler
+from fmbench.shapes import Condition
 from fmbench.zoo.model import generate
 
 SHAPE = (1, 8, 8)
@@ -89,9 +90,9 @@ def test_bfloat16_stays_within_its_tolerance(name: str, make) -> None:
     method = make(name)
     x, labels = inputs(64)
     t = torch.rand(64, generator=generator(44))
-    plain = method.net(x, t, labels).detach()
+    plain = method.net(x, t, cond=Condition(labels)).detach()
     accelerate_net(method, Acceleration("bfloat16"))
-    rounded = method.net(x, t, labels).detach()
+    rounded = method.net(x, t, cond=Condition(labels)).detach()
     assert rounded.dtype == torch.float32
     error = float((rounded - plain).square().mean().sqrt() / plain.std())
     assert 1e-4 < error < 3e-2
@@ -134,12 +135,12 @@ def test_a_copy_computes_with_its_own_weights(options: Acceleration, make) -> No
     t = torch.rand(N, generator=generator(46))
     average = torch.optim.swa_utils.AveragedModel(method)
     assert isinstance(average.module, CFM)
-    before = method.net(x, t, labels)
-    assert torch.allclose(average.module.net(x, t, labels), before, atol=1e-6)
+    before = method.net(x, t, cond=Condition(labels))
+    assert torch.allclose(average.module.net(x, t, cond=Condition(labels)), before, atol=1e-6)
     for p in average.module.parameters():
         p.data.zero_()
-    assert (average.module.net(x, t, labels) == 0).all()
-    assert torch.equal(method.net(x, t, labels), before)
+    assert (average.module.net(x, t, cond=Condition(labels)) == 0).all()
+    assert torch.equal(method.net(x, t, cond=Condition(labels)), before)
 
 
 @pytest.mark.usefixtures("traced")
@@ -175,7 +176,7 @@ def test_keyword_calls_pass_through(make) -> None:
     x, labels = inputs()
     t = torch.rand(N, generator=generator(49))
     accelerate_net(method, Acceleration("bfloat16"))
-    assert torch.equal(method.net(x=x, t=t, labels=labels), method.net(x, t, labels))
+    assert torch.equal(method.net(x=x, t=t, cond=Condition(labels)), method.net(x, t, cond=Condition(labels)))
 
 
 def test_a_forward_replaced_by_others_is_not_overwritten(make) -> None:

@@ -214,11 +214,11 @@ def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
     out, calls = tmp_path / "out", []
     original = evaluation.generate
 
-    def counted(method, noise, budget, labels, batch_size):
-        calls.append(budget.solver)
+    def counted(method, draws, sampler, *more):
+        calls.append(sampler.solver)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return original(method, noise, budget, labels, batch_size)
+        return original(method, draws, sampler, *more)
 
     monkeypatch.setattr(evaluation, "generate", counted)
     with pytest.raises(KeyboardInterrupt):

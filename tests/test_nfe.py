@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmbench import nfe
+from fmbench.flows.evaluations import counted_as, counting
 from fmbench.methods.cfm import CFM
 from fmbench.records.sampler import Sampler
+from fmbench.shapes import Condition
 from fmbench.zoo.model import generate
 
 
@@ -17,7 +18,7 @@ class Still(nn.Module):
 
     num_classes = 4
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *, cond: Condition | None = None) -> Tensor:
         return torch.zeros_like(x)
 
 
@@ -28,14 +29,14 @@ COSTS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 @pytest.mark.parametrize(("n", "batch_size"), [(10, 256), (10, 3), (300, 256), (1, 1)])
 def test_rows_are_samples_times_steps_times_stages(solver: str, n: int, batch_size: int) -> None:
     made = generate(CFM(Still()), torch.zeros(n, 2), Sampler(solver, 5), batch_size=batch_size)
-    assert made.evaluations == nfe.Evaluations(network=5 * COSTS[solver] * n, guidance=0)
+    assert made.evaluations.rows == {"network": 5 * COSTS[solver] * n, "guidance": 0}
 
 
 @pytest.mark.parametrize(("guidance", "second"), [(1.0, 0), (2.0, 1), (0.0, 1)])
 def test_guidance_is_counted_apart(guidance: float, second: int) -> None:
     labels = torch.zeros(8, dtype=torch.int64)
     made = generate(CFM(Still()), torch.zeros(8, 2), Sampler("heun", 3, guidance=guidance), labels, batch_size=5)
-    assert made.evaluations == nfe.Evaluations(network=8 * 6, guidance=second * 8 * 6)
+    assert made.evaluations.rows == {"network": 8 * 6, "guidance": second * 8 * 6}
 
 
 def test_adaptive_evaluations_are_whole_numbers_of_blocks() -> None:
@@ -49,30 +50,30 @@ def test_adaptive_evaluations_are_whole_numbers_of_blocks() -> None:
 
 def test_keyword_calls_count_and_counting_ends_with_the_block() -> None:
     net = Still()
-    with nfe.counting(net) as count:
+    with counting({"network": net}, 2) as count:
         net(x=torch.zeros(3, 2), t=torch.zeros(3))
-        with nfe.as_guidance():
+        with counted_as("guidance"):
             net(torch.zeros(2, 2), torch.zeros(2))
         net(torch.zeros(1, 2), torch.zeros(1))
     net(torch.zeros(9, 2), torch.zeros(9))
-    assert count == nfe.Evaluations(network=4, guidance=2)
-    assert not net._forward_pre_hooks
+    assert count.rows == {"network": 4, "guidance": 2}
+    assert "forward" not in vars(net)
 
 
 def test_failures_leave_no_counter_and_no_guidance_behind() -> None:
     net = Still()
-    with pytest.raises(RuntimeError, match="stop"), nfe.counting(net), nfe.as_guidance():
+    with pytest.raises(RuntimeError, match="stop"), counting({"network": net}, 2), counted_as("guidance"):
         raise RuntimeError("stop")
-    assert not net._forward_pre_hooks
-    with nfe.counting(net) as count:
+    assert "forward" not in vars(net)
+    with counting({"network": net}, 2) as count:
         net(torch.zeros(3, 2), torch.zeros(3))
-    assert count == nfe.Evaluations(network=3, guidance=0)
+    assert count.rows == {"network": 3, "guidance": 0}
 
 
 def test_nested_counters_both_count() -> None:
     net = Still()
-    with nfe.counting(net) as outer:
+    with counting({"network": net}, 2) as outer:
         net(torch.zeros(1, 2), torch.zeros(1))
-        with nfe.counting(net) as inner:
+        with counting({"network": net}, 2) as inner:
             net(torch.zeros(2, 2), torch.zeros(2))
     assert (outer.network, inner.network) == (3, 2)

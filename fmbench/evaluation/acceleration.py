@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fmbench.methods.base import Method
+    from fmbench.flows.flow import Flow
 
 DTYPES = ("float32", "bfloat16")
 COMPILE = ("none", "default", "max-autotune-no-cudagraphs")
@@ -67,7 +67,7 @@ class Forward:
             return self.run(self.net, x, *args, **kwargs).to(x.dtype)
 
 
-def accelerate_net(method: Method, options: Acceleration) -> None:
+def accelerate_net(method: Flow, options: Acceleration) -> None:
     """Compute ``method.net`` under ``options`` from now on, in place; ``Acceleration()`` puts the plain network back.
 
     Samples stay those of the plain network up to rounding: about 1e-5 for ``channels_last`` and ``compile``, 1e-2 of the network's
@@ -77,7 +77,7 @@ def accelerate_net(method: Method, options: Acceleration) -> None:
 
     Raises ValueError when something else has replaced the network's forward.
     """
-    net = method.net
+    net = method.networks()["network"]
     if not isinstance(vars(net).get("forward"), (Forward, type(None))):
         raise ValueError(
             f"the forward of {type(net).__name__} is already replaced; accelerate the network before wrapping it"

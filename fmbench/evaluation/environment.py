@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-import fmbench
 from fmbench.evaluation.cost.latency import device_name
 from fmbench.storage.bundled import PACKAGE
+from fmbench.version import __version__
 
 
 @cache
@@ -41,7 +41,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     import scipy
 
     return {
-        "fmbench": fmbench.__version__,
+        "fmbench": __version__,
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -24,7 +24,7 @@ from fmbench.evaluation.options import Options
 from fmbench.evaluation.scoring import Scorer
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.features import Extractor
-from fmbench.methods.base import Method, VelocityMethod
+from fmbench.flows.flow import Flow
 from fmbench.noise import BLOCK
 from fmbench.records.names import check_name
 from fmbench.records.protocol import Protocol
@@ -49,18 +49,11 @@ def quiet(what: str, done: int, total: int) -> None:
 
 def unfit(model: Model, sampler: Sampler) -> str | None:
     """Why a sampler does not apply to a model; None when it does."""
-    allowed = model.method.steps_allowed
-    if allowed and (sampler.steps not in allowed or sampler.solver != "euler"):
-        return f"this model samples with euler and {', '.join(map(str, allowed))} step only"
-    if sampler.guidance != 1 and not model.conditional:
-        return "guidance needs a class-conditional entry"
-    if sampler.guidance != 1 and isinstance(model.method, VelocityMethod) and not model.method.label_dropout:
-        return "guidance needs an entry that was trained with label_dropout > 0"
-    return None
+    return model.method.accepts(sampler)
 
 
 @contextmanager
-def accelerated(method: Method, acceleration: Acceleration) -> Iterator[None]:
+def accelerated(method: Flow, acceleration: Acceleration) -> Iterator[None]:
     """The method's network accelerated inside, plain afterwards: reference solves and Jacobians stay in full precision."""
     if acceleration == Acceleration():
         yield
@@ -113,10 +106,10 @@ class Evaluation:
 
         def make() -> units.Unit:
             assert self.model is not None
-            noise, labels = self.model.noise(start, stop, seed), self.model.labels(start, stop, seed)
+            draws, labels = self.model.draws(start, stop, seed), self.model.labels(start, stop, seed)
             with foreign():
-                made = generate(self.model.method, noise, sampler, labels, self.options.batch_size)
-            return units.Unit(made.samples, dataclasses.asdict(made.evaluations))
+                made = generate(self.model.method, draws, sampler, labels, self.options.batch_size, self.task.shape)
+            return units.Unit(made.samples, dict(made.evaluations.rows))
 
         if self.units is None:
             return make()
@@ -127,7 +120,8 @@ class Evaluation:
         """All samples of a sampler and seed, and their evaluation counts."""
         n = self.options.samples(self.spec)
         parts = [self.unit(sampler, seed, start, min(start + UNIT, n)) for start in range(0, n, UNIT)]
-        counts = {key: sum(part.counts[key] for part in parts) for key in parts[0].counts}
+        purposes = dict.fromkeys(purpose for part in parts for purpose in part.counts)
+        counts = {purpose: sum(part.counts.get(purpose, 0) for part in parts) for purpose in purposes}
         return torch.cat([part.samples for part in parts]), counts
 
     # -- rows ---------------------------------------------------------------------------------------------------------
@@ -150,7 +144,7 @@ class Evaluation:
             first = seed == self.options.seeds(self.spec)[0] and sampler.guidance == 1
             contexts.append(self.scorer.context(samples, seed, endpoints if first else None))
             total.append(samples)
-            counts = {key: counts[key] + made[key] for key in counts}
+            counts = {key: counts.get(key, 0) + made.get(key, 0) for key in {**counts, **made}}
         everything = torch.cat(total)
         return Row(
             solver=sampler.solver,

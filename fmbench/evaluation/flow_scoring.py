@@ -12,16 +12,16 @@ from torch import Tensor
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.checked import guarded_field
 from fmbench.execution.foreign import ForeignError, foreign, isolated
-from fmbench.methods.base import VelocityMethod
+from fmbench.flows.flow import DENSITY, EXACT_DENSITY, FLOW_MAP, VELOCITY, Flow, device_of
 from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
 from fmbench.metrics.jacobian import jacobian_product
-from fmbench.metrics.probe import Probe
+from fmbench.metrics.probe import ExactDensity, Probe
 from fmbench.noise import draw
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
-from fmbench.shapes import Labels, Points, Velocity
+from fmbench.shapes import Condition, Labels, Points, Velocity
 from fmbench.tasks.mixture import MixtureVelocity
-from fmbench.zoo.model import Model, device_of
+from fmbench.zoo.model import Model
 
 
 @dataclass
@@ -45,16 +45,16 @@ class FlowScorer:
     batch_size: int
 
     @cached_property
-    def method(self) -> VelocityMethod | None:
-        """The model's method when it has a velocity field."""
-        method = self.model.method if self.model else None
-        return method if isinstance(method, VelocityMethod) else None
+    def method(self) -> Flow | None:
+        """The model's flow when it has a velocity field."""
+        flow = self.model.method if self.model else None
+        return flow if flow is not None and VELOCITY in flow.capabilities else None
 
     def _field(self, labels: Labels | None, derivatives: bool = True) -> Velocity:
         """The velocity with its labels bound, guarded."""
         assert self.method is not None
-        bound = None if labels is None else labels.to(device_of(self.method))
-        return guarded_field(self.method.field(bound), derivatives)
+        bound = None if labels is None else Condition(labels.to(device_of(self.method)))
+        return guarded_field(self.method.field(bound), derivatives)  # type: ignore[operator]
 
     def _differentiable(self, x: Points, labels: Labels | None) -> bool:
         """False for a field that switches gradients off inside, so that its derivatives come out zero though it changes with ``x``."""
@@ -122,7 +122,7 @@ class FlowScorer:
             source_log_density=task.source_log_density(),
             oracle=MixtureVelocity(source, target).to(device) if source and target else None,
             levels=task.levels,
-            has_density=method.has_density,
+            has_density=DENSITY in method.capabilities,
         )
 
     def _real(self, n: int) -> tuple[Points, Labels | None]:
@@ -134,12 +134,32 @@ class FlowScorer:
         labels = draw(lambda k, g: heldout.sample_labelled(k, g)[1], 0, n, self.seed, "data")  # type: ignore[attr-defined]
         return draw(heldout.sample, 0, n, self.seed, "data"), labels if self.model.conditional else None
 
-    def _cost(self) -> Tensor | None:
-        """|Z1 - Z0|^2 of a one-step map, from its own samples of the first seed."""
-        if self.model is None or not self.model.method.steps_allowed:
+    @cached_property
+    def density(self) -> ExactDensity | None:
+        """The flow's own log density with fresh real points, None unless it is exact."""
+        if self.model is None or EXACT_DENSITY not in self.model.method.capabilities:
             return None
-        steps = self.model.method.steps_allowed[0]
-        stop = self.model.sample(self.samples, seed=self.seed, steps=steps, batch_size=self.batch_size)
+        flow, task, device = self.model.method, self.model.task, device_of(self.model.method)
+        data, labels = self._real(self.flow["probes"])
+        cond, target = None if labels is None else Condition(labels.to(device)), task.target_mixture
+
+        def log_density(x: Points) -> Tensor:
+            with foreign("log density"), torch.no_grad():
+                found = flow.log_density(x.to(device), cond)  # type: ignore[operator]
+            if not isinstance(found, Tensor) or found.shape != (len(x),):
+                raise ValueError(
+                    f"log_density() must return one number per point, got {getattr(found, 'shape', type(found))}"
+                )
+            return found.detach()
+
+        known = target.log_prob(data.flatten(1)).numpy() if target and not task.finite else None
+        return ExactDensity(log_density, data, known, task.levels, self.seed)
+
+    def _cost(self) -> Tensor | None:
+        """|Z1 - Z0|^2 of a map, from its own samples of the first seed."""
+        if self.model is None or FLOW_MAP not in self.model.method.capabilities:
+            return None
+        stop = self.model.sample(self.samples, seed=self.seed, batch_size=self.batch_size)
         moved = stop.flatten(1).double() - self.model.noise(0, self.samples, self.seed).flatten(1).double()
         return moved.square().sum(dim=1)
 
@@ -158,5 +178,5 @@ class FlowScorer:
             return {name: Estimate.missing(str(error)) for name in names}
         costs = solve.cost if solve is not None else None if cost is None else cost.numpy()
         task = self.model.task
-        context = FlowContext(solve, costs, task.w2_squared, probe)
+        context = FlowContext(solve, costs, task.w2_squared, probe, self.density)
         return {name: attempt(name, task.kind, [context]) for name in names}

@@ -37,6 +37,16 @@ class Evaluations:
         self.rows[purpose] = self.rows.get(purpose, 0) + rows
 
     @property
+    def network(self) -> int:
+        """Rows of the model itself."""
+        return self.rows[NETWORK]
+
+    @property
+    def guidance(self) -> int:
+        """Rows of the second pass that guides it."""
+        return self.rows[GUIDANCE]
+
+    @property
     def total(self) -> int:
         """Rows of all purposes."""
         return sum(self.rows.values())

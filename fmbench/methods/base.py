@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fmbench import moved, nfe
-from fmbench.execution.checked import checked_points
-from fmbench.records.sampler import Sampler
+from fmbench import moved
+from fmbench.flows.flow import Flow
+from fmbench.flows.network import evaluate
+from fmbench.flows.velocity import VelocityFlow
 from fmbench.registry import create
-from fmbench.shapes import Labels, Points, Times, Velocity
+from fmbench.shapes import Condition, Labels, Points, Times, as_condition
 from fmbench.tasks.base import Task
 
 
@@ -27,6 +28,11 @@ class Batch:
     x1: Points
     labels: Labels | None = None
 
+    @property
+    def cond(self) -> Condition | None:
+        """The labels as a condition."""
+        return as_condition(self.labels)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device)
@@ -37,27 +43,24 @@ BatchSource = Callable[[torch.Generator], Batch]
 """Draws one minibatch; everything random comes from the generator, so that step ``k`` of a run is the same after a resume."""
 
 
-class Method(nn.Module, ABC):
-    """A generative method around a network.
+class Method(Flow):
+    """How the weights of a flow are found: a generative model with a loss.
 
     Subclasses take the network first and their own parameters after it, typed and with defaults (they are the keys of a recipe's
-    ``[method]`` table), and implement :meth:`loss` and :meth:`sample`.
+    ``[method]`` table), and implement :meth:`loss`; :meth:`sample` comes from the kind of flow that they are.
 
     Attributes:
-        summary: one line for listings.
-        reference: the paper.
-        steps_allowed: the step counts this method can sample with, None for any.
+        trains: False for a method that changes no weight: a schedule, a closed form.
+        needs_base: whether it starts from a trained model, which a recipe names as ``teacher``.
         gaussian_source_only: whether the method is only defined when the source is N(0, I).
     """
 
-    summary: ClassVar[str] = ""
-    reference: ClassVar[str] = ""
-    steps_allowed: tuple[int, ...] | None = None
+    trains: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = False
     gaussian_source_only: ClassVar[bool] = False
-    needs_teacher: ClassVar[bool] = False
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.net = net
 
     @classmethod
@@ -67,7 +70,7 @@ class Method(nn.Module, ABC):
         classes = task.num_classes if conditional else 0
         return create("nets", net["name"], shape=task.shape, num_classes=classes, **arguments)
 
-    def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
+    def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
         """Where minibatches come from: fresh source points and training data, independently paired."""
 
         def source(generator: torch.Generator) -> Batch:
@@ -78,9 +81,9 @@ class Method(nn.Module, ABC):
 
         return source
 
-    def initialise(self, teacher: Method) -> None:
-        """Start from a teacher's weights; called once before training when the recipe names a teacher."""
-        self.net.load_state_dict(teacher.net.state_dict())
+    def initialise(self, base: Flow) -> None:
+        """Start from the weights of a base; called once before training when the recipe names one."""
+        self.net.load_state_dict(base.net.state_dict())  # type: ignore[union-attr]
 
     def diagnostics(self, task: Task) -> dict[str, float]:
         """Figures about the trained method for its model card; none by default."""
@@ -89,10 +92,6 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Scalar training loss of one minibatch."""
-
-    @abstractmethod
-    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
-        """Turn source points into data points, both (batch, *shape)."""
 
 
 @contextmanager
@@ -115,50 +114,8 @@ def keyed_dropout(net: nn.Module, device: torch.device, generator: torch.Generat
         yield
 
 
-class VelocityMethod(Method):
-    """A method whose network is the velocity field of an ODE from source to data.
-
-    Attributes:
-        label_dropout: probability of training without the label; a method that never drops one cannot be guided.
-        has_density: whether its samples have a density; False for a flow that ends in points, or in what a solver cannot tell from points.
-    """
-
-    label_dropout: float = 0.0
-    has_density: bool = True
-
-    def velocity(self, x: Points, t: Times, labels: Labels | None = None, guidance: float = 1.0) -> Points:
-        """v(x, t), (batch, *shape); with ``guidance`` w != 1 it is ``v(x|none) + w (v(x|label) - v(x|none))`` (2207.12598).
-
-        Raises ValueError when the network returns anything but points like ``x``.
-        """
-        if labels is None:
-            return checked_points(self.net(x, t), x)
-        conditional = checked_points(self.net(x, t, labels), x)
-        if guidance == 1.0:
-            return conditional
-        with nfe.as_guidance():
-            unconditional = checked_points(self.net(x, t), x)
-        return unconditional + guidance * (conditional - unconditional)
-
-    def field(self, labels: Labels | None = None, guidance: float = 1.0) -> Velocity:
-        """The velocity as a function of (x, t) only."""
-        return lambda x, t: self.velocity(x, t, labels, guidance)
-
-    def require_guidable(self, guidance: float, labels: Labels | None) -> None:
-        """Raise ValueError for guidance without labels, or of an entry not trained for it."""
-        if guidance == 1.0:
-            return
-        if labels is None:
-            raise ValueError(f"guidance {guidance} needs a class-conditional entry; this one takes no labels")
-        if not self.label_dropout:
-            raise ValueError(
-                f"guidance {guidance} needs an entry trained with label_dropout > 0; this one never saw a null label"
-            )
-
-    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
-        """Integrate the velocity from t = 0 to t = 1. Raises ValueError for guidance without labels, or of an entry not trained for it."""
-        self.require_guidable(sampler.guidance, labels)
-        return sampler.make_solver().solve(self.field(labels, sampler.guidance), noise, sampler.times())
+class VelocityMethod(VelocityFlow, Method):
+    """A method whose flow is the velocity field of an ODE from source to data."""
 
     def predict(self, x: Points, t: Times, batch: Batch, generator: torch.Generator) -> Points:
         """The network's velocity in training, labels dropped with probability ``label_dropout`` for guidance later."""
@@ -169,7 +126,7 @@ class VelocityMethod(Method):
             dropped = torch.rand(len(labels), generator=generator) < self.label_dropout
             labels = labels.masked_fill(dropped.to(labels.device), self.net.num_classes)  # type: ignore[arg-type]
         with keyed_dropout(self.net, x.device, generator):
-            return self.net(x, t) if labels is None else self.net(x, t, labels)
+            return evaluate(self.net, x, t, cond=as_condition(labels))
 
 
 def uniform_times(batch: Batch, generator: torch.Generator) -> Times:

@@ -23,10 +23,13 @@ class Oracle(VelocityMethod):
 
     summary = "closed-form marginal velocity of the independent coupling"
     reference = "arXiv:2210.02747, theorem 1"
+    trains = False
+    outside = True
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
         self.has_density = bool((net.stop_std > POINT).all())  # type: ignore[operator]
+        self.has_score = bool((net.start == 0).all() and (net.start_std == 1).all())  # type: ignore[union-attr]
 
     @classmethod
     def build_net(cls, task: Task, net: dict, conditional: bool) -> nn.Module:  # noqa: ARG003

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmbench.methods.base import Batch, BatchSource, Method, VelocityMethod
+from fmbench.flows.flow import VELOCITY, Flow, as_draws, device_of
+from fmbench.methods.base import Batch, BatchSource
 from fmbench.methods.cfm import CFM
 from fmbench.noise import BLOCK, generator
 from fmbench.records.sampler import Sampler
@@ -25,31 +26,29 @@ class RectifiedFlow(CFM):
         super().__init__(net, 0.0, label_dropout)
 
 
-def teacher_pairs(
-    task: Task, teacher: Method | None, count: int, sampler: Sampler
-) -> tuple[torch.Tensor, torch.Tensor]:
+def teacher_pairs(task: Task, base: Flow | None, count: int, sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
     """``count`` aligned pairs (Z0, Z1 = ODE(Z0)) of a trained velocity model, in whole noise blocks.
 
     Raises ValueError when the recipe named no teacher, or one that has no velocity field.
     """
-    if not isinstance(teacher, VelocityMethod):
-        what = "no teacher" if teacher is None else f"a {type(teacher).__name__}, which has no velocity field"
+    if base is None or VELOCITY not in base.capabilities:
+        what = "no teacher" if base is None else f"a {type(base).__name__}, which has no velocity field"
         raise ValueError(
             f'reflow and distillation need a velocity model as teacher, got {what}; set teacher = "task/entry"'
         )
-    device = next((p.device for p in (*teacher.parameters(), *teacher.buffers())), torch.device("cpu"))
+    device = device_of(base)
     starts, stops = [], []
     with torch.no_grad():
         for block in range(-(-count // BLOCK)):
             noise = task.source.sample(BLOCK, generator(PAIR_SEED, block))
             starts.append(noise)
-            stops.append(teacher.sample(noise.to(device), sampler).cpu())
+            stops.append(base.sample(as_draws(noise.to(device)), sampler).cpu())
     return torch.cat(starts)[:count], torch.cat(stops)[:count]
 
 
-def pair_batches(task: Task, teacher: Method | None, count: int, sampler: Sampler, batch_size: int) -> BatchSource:
+def pair_batches(task: Task, base: Flow | None, count: int, sampler: Sampler, batch_size: int) -> BatchSource:
     """Minibatches drawn with replacement from :func:`teacher_pairs`; noise and sample stay aligned."""
-    z0, z1 = teacher_pairs(task, teacher, count, sampler)
+    z0, z1 = teacher_pairs(task, base, count, sampler)
 
     def source(generator: torch.Generator) -> Batch:
         index = torch.randint(count, (batch_size,), generator=generator)
@@ -68,7 +67,7 @@ class Reflow(RectifiedFlow):
     """
 
     summary = "k-rectified flow: straight paths between the pairs of a teacher flow"
-    needs_teacher = True
+    needs_base = True
 
     def __init__(self, net: nn.Module, pairs: int = 65_536, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         super().__init__(net, label_dropout=0.0)
@@ -77,6 +76,6 @@ class Reflow(RectifiedFlow):
         self.pairs = pairs
         self.sampler = Sampler("dopri5", options={"rtol": rtol, "atol": atol})
 
-    def batches(self, task: Task, teacher: Method | None, batch_size: int) -> BatchSource:
+    def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
         """See :func:`pair_batches`."""
-        return pair_batches(task, teacher, self.pairs, self.sampler, batch_size)
+        return pair_batches(task, base, self.pairs, self.sampler, batch_size)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fmbench.metrics.base import Shared
-from fmbench.metrics.probe import Probe
+from fmbench.metrics.probe import ExactDensity, Probe
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
@@ -161,12 +161,14 @@ class FlowContext(Shared):
         cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None where no sample could be drawn.
         w2_squared: W2^2 between source and target and its half-width, None when not known.
         probe: the field itself, None without one.
+        density: the flow's own log density, None unless it is exact.
     """
 
     trajectories: Trajectories | None
     cost: np.ndarray | None
     w2_squared: tuple[float, float] | None
     probe: Probe | None = None
+    density: ExactDensity | None = None
 
     @property
     def details(self) -> dict[str, Any]:

@@ -159,6 +159,9 @@ def nll_estimate(log_densities: np.ndarray, **details: Any) -> Estimate:
 
 def measure_nll(context: FlowContext) -> Estimate:
     """Exact negative log-likelihood of fresh real points, nats per sample; that of the true density stands in the details where known."""
+    if (exact := context.density) is not None:
+        floor = {} if exact.data_log_density is None else {"floor": float(-exact.data_log_density.mean())}
+        return nll_estimate(exact.log_density(exact.data).cpu().numpy(), trace="none", **floor)
     probe = context.probe
     if probe is None:
         return Estimate.missing(NO_FIELD)
@@ -171,20 +174,36 @@ def measure_nll(context: FlowContext) -> Estimate:
     return nll_estimate(values, trace="exact", steps=probe.steps, **floor)
 
 
+def _dequantised(data: Points, levels: int, random: torch.Generator) -> tuple[Points, float]:
+    """Images spread over bins centred on their grey levels, and half the width of a bin."""
+    half = 1 / (levels - 1)
+    pixels = ((data.double() + 1) / (2 * half)).round()
+    return dequantise(pixels, levels, -1 - half, 1 + half, random).to(data), half
+
+
 def measure_bits(context: FlowContext) -> Estimate:
-    """Bits per dimension of held-out images, dequantised in bins centred on the grey levels, one Hutchinson probe per image."""
-    probe = context.probe
-    if probe is None:
+    """Bits per dimension of held-out images, dequantised in bins centred on the grey levels.
+
+    From the flow's own density where it is exact, else with one Hutchinson probe per image.
+    """
+    exact, probe = context.density, context.probe
+    if exact is None and probe is None:
         return Estimate.missing(NO_FIELD)
-    if not probe.has_density:
+    if exact is None and probe is not None and not probe.has_density:
         return Estimate.missing(NO_DENSITY)
-    if not probe.levels:
+    seen = exact or probe
+    assert seen is not None
+    if not seen.levels:
         return Estimate.missing("the images of this task have no grey levels")
-    half = 1 / (probe.levels - 1)
-    random = seeded(probe.seed, STREAM)
-    pixels = ((probe.data.double() + 1) / (2 * half)).round()
-    images = dequantise(pixels, probe.levels, -1 - half, 1 + half, random).to(probe.data)
-    density = probe.source_log_density or standard_normal_log_density
-    values = log_likelihood(probe.data_velocity, images, probe.steps, density, "hutchinson", 1, random)
-    bits = bits_per_dimension(-values, images[0].numel(), probe.levels, -1 - half, 1 + half)
-    return mean_estimate(bits, trace="hutchinson", probes=1, steps=probe.steps, levels=probe.levels)
+    random = seeded(seen.seed, STREAM)
+    images, half = _dequantised(seen.data, seen.levels, random)
+    how: dict[str, Any] = {"trace": "none"}
+    if exact is not None:
+        values = exact.log_density(images).cpu().numpy()
+    else:
+        assert probe is not None
+        density = probe.source_log_density or standard_normal_log_density
+        values = log_likelihood(probe.data_velocity, images, probe.steps, density, "hutchinson", 1, random)
+        how = {"trace": "hutchinson", "probes": 1, "steps": probe.steps}
+    bits = bits_per_dimension(-values, images[0].numel(), seen.levels, -1 - half, 1 + half)
+    return mean_estimate(bits, **how, levels=seen.levels)

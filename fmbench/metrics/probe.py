@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from fmbench.shapes import Points, Velocity
 from fmbench.tasks.base import LogDensity
+
+
+@dataclass(frozen=True)
+class ExactDensity:
+    """A log density that a flow knows exactly, with the real points it is asked about.
+
+    Attributes:
+        log_density: (m, *shape) -> (m,) nats.
+        data: (m, *shape) fresh real points.
+        data_log_density: (m,) log density of the target there where it is known.
+        levels: grey levels of images in [-1, 1], 0 for vectors.
+        seed: keys the random numbers of dequantisation.
+    """
+
+    log_density: Callable[[Points], Tensor]
+    data: Points
+    data_log_density: np.ndarray | None = None
+    levels: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fmbench.nets.sizes import require_sizes
-from fmbench.shapes import Labels, Points, Times
+from fmbench.shapes import Condition, Points, Times
 
 
 class CNN(nn.Module):
@@ -39,6 +39,8 @@ class CNN(nn.Module):
         )
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, num_classes))
 
-    def forward(self, x: Points, t: Times | None = None, labels: Labels | None = None) -> Tensor:
-        """Class logits, (batch, num_classes); time and labels are ignored."""
+    def forward(
+        self, x: Points, t: Times | None = None, *, r: Times | None = None, cond: Condition | None = None
+    ) -> Tensor:
+        """Class logits, (batch, num_classes); times and conditions are ignored."""
         return self.head(self.body(x))

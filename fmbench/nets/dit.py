@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbench.nets.embedding import labels_or_null, time_features
+from fmbench.nets.embedding import labels_or_null, span, time_features
 from fmbench.nets.sizes import require_sizes
-from fmbench.shapes import Labels, Points, Times
+from fmbench.shapes import Condition, Points, Times
 
 TIME_FEATURES = 256
 
@@ -76,6 +76,7 @@ class DiT(nn.Module):
         depth: number of blocks.
         heads: attention heads.
         ratio: width of the perceptron's hidden layer as a multiple of ``width``.
+        second_time: whether the network also takes ``r``, the other end of a map between two times.
 
     Raises ValueError for sizes that do not divide.
     """
@@ -89,6 +90,7 @@ class DiT(nn.Module):
         depth: int = 4,
         heads: int = 3,
         ratio: int = 4,
+        second_time: bool = False,
     ) -> None:
         super().__init__()
         require_sizes("DiT", patch=patch, width=width, heads=heads, ratio=ratio)
@@ -108,6 +110,9 @@ class DiT(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.last = nn.Linear(width, shape[0] * patch**2)
+        self.embed_span = None
+        if second_time:
+            self.embed_span = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -117,7 +122,7 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        for module in (*self.embed, self.label_embedding):
+        for module in (*self.embed, *(self.embed_span or ()), self.label_embedding):
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
         for module in self.modules():
@@ -125,11 +130,14 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.modulation.weight)
         nn.init.zeros_(self.last.weight)
 
-    def forward(self, x: Points, t: Times, labels: Labels | None = None) -> Tensor:
-        """Velocity (or whatever the method trains) at ``x`` of shape (batch, channels, height, width), ``t`` of shape (batch,)."""
+    def forward(self, x: Points, t: Times, *, r: Times | None = None, cond: Condition | None = None) -> Tensor:
+        """Velocity (or whatever the method trains) at ``x`` of shape (batch, channels, height, width), ``t`` and ``r`` of shape (batch,)."""
         condition = self.embed(time_features(t, TIME_FEATURES).to(x.dtype))
+        ahead = span(t, r, self.embed_span is not None)
+        if self.embed_span is not None and ahead is not None:
+            condition = condition + self.embed_span(time_features(ahead, TIME_FEATURES).to(x.dtype))
         if self.label_embedding is not None:
-            condition = condition + self.label_embedding(labels_or_null(x, labels, self.num_classes))
+            condition = condition + self.label_embedding(labels_or_null(x, cond, self.num_classes))
         condition = F.silu(condition)
         h = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:

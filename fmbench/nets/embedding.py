@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fmbench.shapes import Labels, Points, Times
+from fmbench.shapes import Condition, Labels, Points, Times
 
 
 def time_features(t: Times, size: int) -> Tensor:
@@ -17,6 +17,20 @@ def time_features(t: Times, size: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def labels_or_null(x: Points, labels: Labels | None, num_classes: int) -> Labels:
+def labels_or_null(x: Points, cond: Condition | None, num_classes: int) -> Labels:
     """The labels of a batch, (batch,); the null index ``num_classes`` ("no label") for every sample when there are none."""
-    return torch.full((len(x),), num_classes, device=x.device) if labels is None else labels
+    if cond is None or cond.labels is None:
+        return torch.full((len(x),), num_classes, device=x.device)
+    return cond.labels
+
+
+def span(t: Times, r: Times | None, second_time: bool) -> Times | None:
+    """How far a map looks, ``t - r``, (batch,); zeros for a velocity, which looks nowhere. None for a network of one time.
+
+    Raises ValueError when a network of one time is given a second.
+    """
+    if not second_time:
+        if r is not None:
+            raise ValueError("this network takes one time; build it with second_time = true for a map between two")
+        return None
+    return torch.zeros_like(t) if r is None else t - r

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbench.nets.embedding import labels_or_null, time_features
+from fmbench.nets.embedding import labels_or_null, span, time_features
 from fmbench.nets.sizes import require_probability, require_sizes
-from fmbench.shapes import Labels, Points, Times
+from fmbench.shapes import Condition, Points, Times
 
 MOST_LEVELS = 16
 """Resolutions of a UNet: each halves the one before."""
@@ -118,6 +118,7 @@ class UNet(nn.Module):
         dropout: probability before the last convolution of every block, in training only.
         adm: the layout of Dhariwal & Nichol (2105.05233): block, attention, block in the middle; ``channels`` time features instead of
             twice as many; and every layer that starts at zero has a zero bias too, so that the network starts at 0.
+        second_time: whether the network also takes ``r``, the other end of a map between two times.
 
     Raises ValueError for sizes, groups or heads that do not divide.
     """
@@ -137,6 +138,7 @@ class UNet(nn.Module):
         scale_shift: bool = True,
         dropout: float = 0.0,
         adm: bool = False,
+        second_time: bool = False,
     ) -> None:
         super().__init__()
         require_sizes("UNet", patch=patch, channels=channels, multipliers=multipliers, groups=groups, heads=heads)
@@ -173,6 +175,10 @@ class UNet(nn.Module):
         self.head = nn.Sequential(nn.GroupNorm(groups, widths[0]), nn.SiLU(), last, nn.PixelShuffle(patch))
         if adm:
             self._zero_biases(last)
+        # After all others, whose initial weights a recipe's seed stands for.
+        self.embed_span = None
+        if second_time:
+            self.embed_span = nn.Sequential(nn.Linear(self.time_size, size), nn.SiLU(), nn.Linear(size, size))
 
     def _descend(self, parts: Parts, widths: list[int], blocks: int, height: int) -> list[int]:
         """Fill the way down; the widths of what it hands over to the way up."""
@@ -206,11 +212,14 @@ class UNet(nn.Module):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Points, t: Times, labels: Labels | None = None) -> Tensor:
-        """Velocity (or whatever the method trains) at ``x`` of shape (batch, channels, height, width), ``t`` of shape (batch,)."""
+    def forward(self, x: Points, t: Times, *, r: Times | None = None, cond: Condition | None = None) -> Tensor:
+        """Velocity (or whatever the method trains) at ``x`` of shape (batch, channels, height, width), ``t`` and ``r`` of shape (batch,)."""
         embedding = self.embed(time_features(t, self.time_size).to(x.dtype))
+        ahead = span(t, r, self.embed_span is not None)
+        if self.embed_span is not None and ahead is not None:
+            embedding = embedding + self.embed_span(time_features(ahead, self.time_size).to(x.dtype))
         if self.label_embedding is not None:
-            embedding = embedding + self.label_embedding(labels_or_null(x, labels, self.num_classes))
+            embedding = embedding + self.label_embedding(labels_or_null(x, cond, self.num_classes))
         embedding = F.silu(embedding)
         h = self.stem(x)
         skips = [h]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 100_000
 """More steps than this are a slip of the pen: no protocol, paper or solver here comes near."""
+ONE_PASS = ("inverse",)
+"""Samplers without steps that take one pass: what an adaptive solver lacks, a number of evaluations known beforehand, they have."""
 UNSAMPLED = "none"
 """Solver of rows that were not sampled: real data, and samples that exist already."""
 
@@ -65,9 +67,10 @@ class Sampler:
         steps, and for steps of a solver that chooses its own.
         """
         kind = SOLVERS.resolve(self.solver)
-        if kind.adaptive and self.steps is not None:
-            raise ValueError(f"{self.solver} chooses its steps; leave steps = {self.steps} out")
-        if not kind.adaptive and self.steps is None and self.grid is None:
+        if (kind.adaptive or kind.stepless) and self.steps is not None:
+            takes = "chooses its steps" if kind.adaptive else "takes no steps"
+            raise ValueError(f"{self.solver} {takes}; leave steps = {self.steps} out")
+        if not (kind.adaptive or kind.stepless) and self.steps is None and self.grid is None:
             raise ValueError(f"{self.solver} needs steps, a whole number of at least 1")
         try:
             return kind(**self.options)

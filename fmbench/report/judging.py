@@ -70,7 +70,7 @@ def _place(result: Result, primary: str, budget: int) -> Judged:
     if (reason := unranked_reason(result)) is not None:
         return Judged(result, "unranked", row, reason)
     if row is None:
-        return Judged(result, "unranked", None, f"no sampler with at most {budget} fixed steps")
+        return Judged(result, "unranked", None, f"no sampler with at most {budget} measured evaluations")
     if row.failed is not None:
         return Judged(result, "unranked", row, f"failed: {row.failed}")
     estimate = row.metrics.get(primary)

@@ -19,7 +19,7 @@ number as CSV.
 - **rank** is 1 + the number of entries of the same division that are better beyond doubt; entries that cannot be told
   apart share a rank. All entries see the same noise and reference samples, so with several evaluation seeds it is the
   differences seed by seed that must exclude 0 (95 %, Student t); with one seed the intervals must not overlap. An entry
-  is judged by its row with the most fixed steps within the budget, a one-step map by its one step.
+  is judged by its row with the most measured evaluations within the budget, a one-step map by its one.
 - **Bold**: no ranked entry of the division is significantly better in this column.
 - **data** (fresh real samples scored like a model) and **oracle** (exact velocity) are anchors: they bound the others,
   unranked.

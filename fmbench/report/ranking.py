@@ -9,6 +9,7 @@ from pathlib import Path
 from fmbench.records.names import ANCHORS
 from fmbench.records.protocol import check_rank
 from fmbench.records.result import Result, Row
+from fmbench.records.sampler import ONE_PASS
 from fmbench.statistics.comparisons import Standing, below, shared_ranks, standing  # noqa: F401 (the rest of the report takes them from here)
 from fmbench.storage.bundled import data_folder
 from fmbench.storage.readers import read_toml
@@ -78,12 +79,17 @@ def applies(row: Row) -> bool:
 
 
 def rank_row(rows: Sequence[Row], budget: int) -> Row | None:
-    """The row an entry is judged by: the largest number of fixed steps in the budget, for a one-step map its one step.
+    """The row an entry is judged by: the one with the most measured evaluations within the budget, the first of the protocol of several.
 
-    Of several samplers with as many steps, the one with the fewest evaluations, then the first of the protocol.
+    Evaluations of every purpose count. Solvers that choose their steps are left out: nobody could have asked for a budget. A failed row
+    counts as if it had taken one evaluation a step, so that an entry is not judged by what it does with less.
     """
-    fixed = [row for row in rows if row.steps is not None and row.steps <= budget and applies(row)]
-    return max(fixed, key=lambda row: (row.steps or 0, -row.total_nfe), default=None)
+    fixed = [row for row in rows if (row.steps is not None or row.solver in ONE_PASS) and applies(row)]
+    return max((row for row in fixed if _spent(row) <= budget + 1e-9), key=_spent, default=None)
+
+
+def _spent(row: Row) -> float:
+    return row.total_nfe if row.nfe else float(row.steps or 1)
 
 
 def primary_metric(results: Sequence[Result], primary: Mapping[str, str]) -> str:

@@ -48,11 +48,21 @@ def checked_grid(grid: Tensor) -> Tensor:
 
 
 class Solver(ABC):
-    """Integrates ``dx/dt = v(x, t)`` along a grid of times."""
+    """Integrates ``dx/dt = v(x, t)`` along a grid of times.
+
+    Attributes:
+        name: in the registry.
+        order: of convergence.
+        adaptive: whether it chooses its steps.
+        stochastic: whether it draws noise: :meth:`solve` then takes ``draws`` too.
+        stepless: whether it is one pass, without steps.
+    """
 
     name: ClassVar[str]
     order: ClassVar[int]
     adaptive: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
+    stepless: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, velocity: Velocity, x: Points, grid: Tensor) -> Points:

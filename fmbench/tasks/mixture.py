@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fmbench.shapes import Points, Times
+from fmbench.shapes import Condition, Points, Times
 
 
 class GaussianMixture:
@@ -103,8 +103,8 @@ class MixtureVelocity(nn.Module):
         self.register_buffer("log_weight", outer(source.weights, target.weights, "*").log(), persistent=False)
         self.register_buffer("frame", target.frame, persistent=False)
 
-    def forward(self, x: Points, t: Times, labels: Tensor | None = None) -> Points:
-        """Velocity at ``x`` of shape (batch, *shape); ``labels`` are ignored (the marginal flow has none)."""
+    def forward(self, x: Points, t: Times, *, r: Times | None = None, cond: Condition | None = None) -> Points:
+        """Velocity at ``x`` of shape (batch, *shape); ``r`` and ``cond`` are ignored (the marginal flow has none)."""
         if len(x) and bool((t == t[0]).all()):
             return self._at(x, float(t[0]))
         velocity = torch.empty_like(x)

@@ -14,17 +14,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fmbench.progress import progress_bars
 from fmbench.storage import tensors
 from fmbench.storage.files import fingerprint, sha256
 from fmbench.storage.readers import MEBIBYTE
-from fmbench.training.teacher import state_hash
 
 Base = TypeVar("Base", bound=nn.Module)
 MOST_BYTES = 16 * 1024 * MEBIBYTE
 """Of samples on disk; a method that draws in every step draws more, which it never asks for again."""
+
+
+def state_hash(flow: nn.Module) -> str:
+    """SHA-256 of the weights and buffers of a flow."""
+    # Copies, because modules may share a tensor.
+    return sha256(save({k: v.contiguous().clone() for k, v in flow.state_dict().items()}))
 
 
 @contextmanager
@@ -54,7 +60,7 @@ class _Remembered:
     @cached_property
     def weights(self) -> str:
         """Hash of the weights, taken when the first samples are asked for."""
-        return state_hash(self.base)  # pyright: ignore[reportArgumentType]
+        return state_hash(self.base)
 
     @cached_property
     def advance(self) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from fmbench.flows.flow import Flow
 from fmbench.methods.base import BatchSource, Method
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, parse, require_closed
@@ -100,7 +101,7 @@ def train(
     return out
 
 
-def _batches(run: Run, task: Task, teacher: Method | None) -> BatchSource:
+def _batches(run: Run, task: Task, teacher: Flow | None) -> BatchSource:
     """Where the method of a run takes its batches from."""
     with in_words(f"the batches of {run.recipe.method['name']}"):
         return run.method.batches(task, teacher, run.recipe.train.batch_size)
@@ -115,7 +116,7 @@ def _check_options(max_steps: int | None, seconds: float, accumulate: int, proce
         raise ValueError(f"checkpoint_seconds must be a number of at least 0, got {seconds!r}")
 
 
-def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) -> tuple[Task, Method, Method | None]:
+def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) -> tuple[Task, Method, Flow | None]:
     """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them.
 
     The weight file of the initial weights is made and loaded again: what cannot be saved is refused here.
@@ -131,7 +132,7 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
     if group is not None:
         group.first(lambda: task.target.sample(1, torch.Generator()))
     method = _seeded(recipe, lambda: build(recipe, task, kind, where))
-    if not any(True for _ in method.parameters()):
+    if not kind.trains or not any(True for _ in method.parameters()):
         raise ValueError(f"{recipe.method['name']} has nothing to train")
     if teacher is not None:
         try:
@@ -147,18 +148,18 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
 def _check_teacher(recipe: Recipe, kind: type[Method]) -> None:
     """Raise ValueError when a teacher is missing, is of no use, or would add to the budget of the closed division."""
     name = recipe.method["name"]
-    if kind.needs_teacher and recipe.teacher is None:
+    if kind.needs_base and recipe.teacher is None:
         raise ValueError(f'{name} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher')
-    if kind.needs_teacher and recipe.conditional:
+    if kind.needs_base and recipe.conditional:
         raise ValueError(f"{name} trains on pairs without labels; a conditional recipe needs another method")
-    if recipe.teacher is not None and not kind.needs_teacher and recipe.division == "closed":
+    if recipe.teacher is not None and not kind.needs_base and recipe.division == "closed":
         raise ValueError(
             f"{name} needs no teacher, and its weights would add to the closed budget; "
             'leave teacher out, or set division = "open" to start from them'
         )
 
 
-def _teacher(recipe: Recipe, name: str, device: str, group: Processes | None) -> Method:
+def _teacher(recipe: Recipe, name: str, device: str, group: Processes | None) -> Flow:
     loaded = load(name, device=device) if group is None else group.first(lambda: load(name, device=device))
     if loaded.task.name != recipe.task:
         raise ValueError(f"teacher {name} is of task {loaded.task.name}, the recipe of {recipe.task}")

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from fmbench.flows.flow import Flow
 from fmbench.methods.base import Method
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, Training
 from fmbench.training import checkpoint
+from fmbench.training.base_samples import state_hash
 from fmbench.training.optimisers import make_optimiser, state_after_a_step
 from fmbench.training.piecewise import Cut, Group
 from fmbench.training.sharding import in_slices, require_called
-from fmbench.training.teacher import state_hash
 from fmbench.zoo.building import in_words
 
 Report = Callable[[int, float], None]
@@ -68,7 +69,7 @@ class Run:
         method: Method,
         accumulate: int = 1,
         group: Group | None = None,
-        teacher: Method | None = None,
+        teacher: Flow | None = None,
     ) -> None:
         config = recipe.train
         self.teacher = state_hash(teacher) if teacher is not None else ""

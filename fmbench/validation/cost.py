@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fmbench.evaluation.cost.flops import flops_per_call
 from fmbench.evaluation.cost.latency import measure_latency
 from fmbench.evaluation.cost.memory import peak_memory
-from fmbench.nfe import as_guidance, counting
+from fmbench.flows.evaluations import counted_as, counting
 from fmbench.registry import SOLVERS
 from fmbench.solvers.base import uniform_grid
 from fmbench.validation.check import Check, exact, unvalidated
@@ -43,12 +43,12 @@ def _nfe() -> Iterator[Check]:
     for solver, stages in STAGES.items():
         for steps in (1, 7):
             net = _Small()
-            with counting(net) as count:
+            with counting({"network": net}, 2) as count:
                 SOLVERS.resolve(solver)().solve(net, x0, uniform_grid(steps))
             note = f"{stages} evaluations a step"
             yield exact("nfe", f"{solver}, {steps} steps", stages * steps, count.network / SAMPLES, note)
     net = _Small()
-    with counting(net) as count:
+    with counting({"network": net}, 2) as count:
         SOLVERS.resolve("dopri5")().solve(net, x0, uniform_grid(1))
     got = count.network / SAMPLES
     yield exact("nfe", "dopri5", net.calls, got, "the calls the network counted itself, rejected steps among them")
@@ -58,11 +58,11 @@ def _nfe() -> Iterator[Check]:
     net = _Small()
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
-        with as_guidance():
+        with counted_as("guidance"):
             unconditional = net(x, t)
         return 2 * net(x, t) - unconditional
 
-    with counting(net) as count:
+    with counting({"network": net}, 2) as count:
         SOLVERS.resolve("heun")().solve(guided, x0, uniform_grid(5))
     yield exact("nfe", "guided heun, 5 steps: network", 10, count.network / SAMPLES, "2 evaluations a step")
     yield exact("nfe", "guided heun, 5 steps: guidance", 10, count.guidance / SAMPLES, "as many again, counted apart")

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.methods.base import Method
-from fmbench.registry import METHODS
+from fmbench.registry import trainable
 from fmbench.storage.files import fingerprint, sha256
 from fmbench.storage.readers import MEBIBYTE, read_bytes
 
@@ -51,7 +51,7 @@ def method_class(spec: str) -> type[Method]:
     """
     path, separator, name = spec.rpartition(":")
     if not separator or not path.endswith(".py"):
-        return METHODS.resolve(spec)
+        return trainable(spec)
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no file {path} for the method {spec}")

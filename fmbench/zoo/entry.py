@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-import fmbench
 from fmbench.execution.foreign import isolated
-from fmbench.methods.base import Method, VelocityMethod
+from fmbench.flows.flow import GUIDANCE as GUIDANCE_CAPABILITY
+from fmbench.flows.flow import VELOCITY, Flow
+from fmbench.methods.base import Method
 from fmbench.records.recipe import Recipe, Weights, parse
 from fmbench.registry import NETS
 from fmbench.storage.files import sha256, write_atomic
 from fmbench.tasks.base import Task
+from fmbench.version import __version__
 from fmbench.zoo import catalogue, saving
 from fmbench.zoo.building import build, in_words, make_task, parameters_in
 from fmbench.zoo.model import Model
@@ -61,7 +63,7 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
     with in_words(f"diagnostics of {type(method).__name__}"):
         figures = {name: float(value) for name, value in method.diagnostics(task).items()}
     made = {
-        "fmbench": fmbench.__version__,
+        "fmbench": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
@@ -107,13 +109,13 @@ def drawings(model: Model) -> dict[str, Image]:
     """File name -> picture: 64 samples of seed 0 (the first, not chosen), a row per class, five trajectories; nothing for vectors."""
     if model.task.kind != "image":
         return {}
-    steps = (model.method.steps_allowed or (STEPS,))[0]
+    steps = model.method.default.steps or STEPS
     found = {"samples.png": grid(model.sample(64, seed=0, steps=steps))}
-    if model.conditional and getattr(model.method, "label_dropout", 0.0):
+    if GUIDANCE_CAPABILITY in model.method.capabilities:
         labels = torch.arange(model.task.num_classes).repeat_interleave(PER_CLASS)
         guided = model.sample(len(labels), seed=0, steps=steps, labels=labels, guidance=GUIDANCE)
         found["classes.png"] = grid(guided, PER_CLASS)
-    if isinstance(model.method, VelocityMethod):
+    if VELOCITY in model.method.capabilities:
         found["trajectory.png"] = trajectories(model, 5, steps=steps)
     return found
 
@@ -125,7 +127,7 @@ ALT = {
 }
 
 
-def _network(recipe: Recipe, method: Method) -> str:
+def _network(recipe: Recipe, method: Flow) -> str:
     """The network that was built: the recipe's, with its settings, or another by the name of its class."""
     net = type(method.net)
     if recipe.net and net is NETS.resolve(recipe.net["name"]):
@@ -133,7 +135,7 @@ def _network(recipe: Recipe, method: Method) -> str:
     return f"{net.__name__}, built by the method"
 
 
-def card(recipe: Recipe, method: Method, entry: str, pictures: Sequence[str] = ()) -> str:
+def card(recipe: Recipe, method: Flow, entry: str, pictures: Sequence[str] = ()) -> str:
     """The Hub model card: YAML metadata and what a stranger needs to know; ``pictures`` are keys of :data:`ALT`.
 
     ``method`` is the loaded one: the card describes what was built.
@@ -150,7 +152,7 @@ def card(recipe: Recipe, method: Method, entry: str, pictures: Sequence[str] = (
     kind = type(method)
     settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
     teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
-    budget = "" if kind.steps_allowed else f', solver="euler", steps={STEPS}'
+    budget = "" if method.default.steps == 1 else f', solver="euler", steps={STEPS}'
     guided = f", guidance={GUIDANCE}" if "classes.png" in pictures else ""
     use = (
         ""

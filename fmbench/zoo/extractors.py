@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from fmbench.features.extractor import Extractor, InDomain
+from fmbench.flows.flow import FEATURES
 from fmbench.registry import EXTRACTORS
 
 CLASSIFIER_CHUNK = 256
@@ -22,17 +23,16 @@ def load_extractor(name: str, device: str = "cpu") -> Extractor:
     place = torch.device(device)
     if "/" not in name:
         return EXTRACTORS.resolve(name)(name, place)
-    from fmbench.methods.classifier import Classifier
     from fmbench.zoo.resolve import load
 
     model = load(name)
-    if not isinstance(model.method, Classifier):
+    if FEATURES not in model.method.capabilities:
         raise ValueError(f"{name} is no classifier, so it extracts no features")
     method = model.method.to(place)
     head = getattr(method.net, "head", None)
 
     def network(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        features = method.features(x)
+        features = method.features(x)  # type: ignore[operator]
         return features, None if head is None else head(features)
 
     shape = InDomain(model.task.shape)

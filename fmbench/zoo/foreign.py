@@ -33,6 +33,16 @@ MOST = 1000
 class _Wrapped(VelocityMethod):
     """A foreign velocity field."""
 
+    outside = False
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The modules that the call evaluates, or those that the user named; a function without modules is counted itself."""
+        adapter = self.net
+        assert isinstance(adapter, _Adapter)
+        if adapter.named:
+            return adapter.named
+        return {"network": adapter.parts if len(adapter.parts) else adapter}
+
     def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
         raise ValueError("a wrapped module is already trained")
 
@@ -41,10 +51,13 @@ class _Adapter(nn.Module):
     """Calls a foreign module or function with its own signature, as a module so that its evaluations are counted."""
 
     place: Tensor
+    named: Mapping[str, nn.Module]
+    parts: nn.ModuleList
 
-    def __init__(self, field: Callable[..., Any], call: Call) -> None:
+    def __init__(self, field: Callable[..., Any], call: Call, named: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         self.call = call
+        self.__dict__["named"] = dict(named or {})
         # Not an attribute of its own: a module would be registered, and is, with every other that the field calls.
         self.__dict__["field"] = field
         self.parts = nn.ModuleList({id(part): part for part in (*modules_of(field), *modules_of(call))}.values())
@@ -153,12 +166,17 @@ def wrap(
     task: str,
     name: str,
     call: Call = lambda module, x, t: module(x, t),
+    *,
+    networks: Mapping[str, nn.Module] | None = None,
 ) -> Model:
     """Make a model of any velocity field: ``call(module, x, t)`` gets (batch, *shape) and (batch,), float32, and returns dx/dt.
 
     The module may be a function ``(x, t)`` too. It is referred to, not copied, and left as it is: whenever it is sampled or evaluated it is in
     evaluation mode, and afterwards in the modes that it was in, in all its parts. For a field with t = 0 at the data, pass
     ``lambda m, x, t: -m(x, 1 - t)``; a module in bfloat16 gets its arguments converted in ``call``.
+
+    Evaluations are counted around the ``forward`` of the module, and of every module that ``call`` holds. ``networks`` names what to count
+    instead, by purpose, where a model is not called through its forward or consists of several: ``{"network": m.unet, "decoder": m.vae}``.
 
     Raises UnknownName for an unknown task, ValueError in one line for a name that a model cannot have, for what is neither a module nor a
     function, and for modules without weights (lazy, on the meta device) or spread over devices.
@@ -169,7 +187,7 @@ def wrap(
     if definition is None:
         raise ValueError(f"task must be the name of a task, got {type(task).__name__}")
     with foreign("wrap"), isolated():
-        method = _Wrapped(_Adapter(module, call))
+        method = _Wrapped(_Adapter(module, call, networks))
         _require_ready(method.net)
         method.training = method.net.training = method.net.parts.training = False  # type: ignore[union-attr]
         identity = {"weights_sha256": state_hash(method.net), "code_sha256": None}

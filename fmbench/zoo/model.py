@@ -10,24 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmbench import nfe
 from fmbench.execution.checked import checked_points
 from fmbench.execution.foreign import foreign, isolated
-from fmbench.methods.base import Method, VelocityMethod
-from fmbench.noise import BLOCK, draw
+from fmbench.flows.evaluations import Evaluations, counting, require_counted
+from fmbench.flows.flow import LABELS, Flow, as_draws, device_of
+from fmbench.noise import BLOCK, Draws, draw
 from fmbench.records.recipe import Recipe
 from fmbench.records.sampler import Sampler
 from fmbench.registry import SOLVERS
-from fmbench.shapes import Labels, Points
+from fmbench.shapes import Condition, Labels, Points, as_condition
 from fmbench.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Samples with what they cost: rows through the network, for the model itself and for guidance."""
+    """Samples with what they cost: rows through the networks, by purpose."""
 
     samples: Points
-    evaluations: nfe.Evaluations
+    evaluations: Evaluations
 
 
 @contextmanager
@@ -49,38 +49,40 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def generate(
-    method: Method, noise: Points, sampler: Sampler, labels: Labels | None = None, batch_size: int = BLOCK
+    flow: Flow,
+    draws: Draws | Points,
+    sampler: Sampler,
+    cond: Condition | Labels | None = None,
+    batch_size: int = BLOCK,
+    shape: tuple[int, ...] | None = None,
 ) -> Generated:
-    """Sample in minibatches, on the method's device; noise and result live on the CPU.
+    """Sample in minibatches, on the flow's device; the result lives on the CPU.
 
     Adaptive solvers always get one noise block (256 samples) at a time: their error norm runs over the batch, and the result must
-    not depend on ``batch_size``. The network is in evaluation mode meanwhile, and what it does to the process ends with each minibatch.
-    Raises ValueError for batch_size < 1 and for samples that are no points like their noises; what the method raises passes through.
+    not depend on ``batch_size``. The networks are in evaluation mode meanwhile, and what they do to the process ends with each minibatch.
+    ``draws`` may be source points; samples have the ``shape`` of the source unless it is given, as for a flow in a latent space.
+
+    Raises ValueError for batch_size < 1, for a sampler that the flow does not accept, for samples that are no points like their source, and
+    when a model with parameters was sampled without a counted evaluation; what the flow raises passes through.
     """
     if batch_size < 1:
         raise ValueError(f"batch size must be at least 1, got {batch_size}")
-    if method.steps_allowed and sampler.steps not in method.steps_allowed:
-        allowed = ", ".join(map(str, method.steps_allowed))
-        raise ValueError(f"this model samples with steps {allowed} only, got {sampler.steps}")
+    flow.require(sampler)
     size = BLOCK if sampler.make_solver().adaptive else batch_size
-    device = device_of(method)
-    chunks = []
-    with torch.no_grad(), evaluating(method), nfe.counting(method.net) as evaluations:
-        for start in range(0, len(noise), size):
-            rows = slice(start, start + size)
-            # A copy: what a method does to its argument must not reach the noise of others.
-            chunk, chunk_labels = noise[rows].to(device, copy=True), None if labels is None else labels[rows].to(device)
+    draws, cond, device = as_draws(draws).drawn(), as_condition(cond), device_of(flow)
+    shape, chunks = draws.start().shape[1:] if shape is None else shape, []
+    with torch.no_grad(), evaluating(flow), counting(flow.networks(), 1 + draws.start()[0].ndim) as count:
+        for start in range(0, len(draws), size):
+            rows = slice(start, min(start + size, len(draws)))
+            part = draws.rows(rows.start, rows.stop).on(device)
+            chosen = None if cond is None else cond.rows(rows).to(device)
             with isolated():
-                made = checked_points(method.sample(chunk, sampler, chunk_labels), chunk, "the sample")
+                made = checked_points(
+                    flow.sample(part, sampler, chosen), torch.empty((len(part), *shape), device=device), "the sample"
+                )
             chunks.append(made.detach().float().cpu())
-    return Generated(torch.cat(chunks), evaluations)
-
-
-def device_of(method: nn.Module) -> torch.device:
-    """Where the method's parameters or buffers live, the CPU when it has none."""
-    for tensor in (*method.parameters(), *method.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    require_counted(count, sum(p.numel() for p in flow.parameters()))
+    return Generated(torch.cat(chunks), count)
 
 
 @dataclass
@@ -90,30 +92,34 @@ class Model:
     Attributes:
         name: ``task/entry`` or the name given.
         task: its task.
-        method: the method with its weights, in evaluation mode.
+        method: the flow with its weights, in evaluation mode.
         recipe: how it was made, None for wrapped modules.
         identity: ``weights_sha256``, ``code_sha256`` and the like: what a result says was evaluated.
     """
 
     name: str
     task: Task
-    method: Method
+    method: Flow
     recipe: Recipe | None = None
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def conditional(self) -> bool:
         """Whether the network takes class labels."""
-        return bool(getattr(self.method.net, "num_classes", 0))
+        return LABELS in self.method.capabilities
 
     @property
     def parameters(self) -> int:
         """Number of trained parameters."""
         return sum(p.numel() for p in self.method.parameters())
 
+    def draws(self, start: int, stop: int, seed: int) -> Draws:
+        """Everything random of rows ``start`` to ``stop`` of an evaluation seed, by the noise contract."""
+        return Draws(seed, start, stop, self.method.source(self.task).sample)
+
     def noise(self, start: int, stop: int, seed: int) -> Points:
         """Source points ``start`` to ``stop`` of an evaluation seed, by the noise contract."""
-        return draw(self.task.source.sample, start, stop, seed, "source")
+        return self.draws(start, stop, seed).start()
 
     def labels(self, start: int, stop: int, seed: int) -> Labels | None:
         """Class labels of the same samples, uniform over classes; None for unconditional models."""
@@ -127,7 +133,7 @@ class Model:
         n: int,
         *,
         seed: int = 0,
-        solver: str = "euler",
+        solver: str | None = None,
         steps: int | None = None,
         guidance: float = 1.0,
         labels: Labels | None = None,
@@ -138,16 +144,21 @@ class Model:
         An adaptive solver chooses its steps for a block of 256 samples as one: there, ``i`` in the last block of an ``n`` that is no
         multiple of 256 also depends, within the tolerance of the solver, on how many others are in it.
 
-        ``steps`` defaults to 32, or to the only number the model can do. Raises ValueError for n < 1, steps < 1 and unknown solvers, and
+        ``solver`` and ``steps`` default to those of the flow: euler and 32, 1 for a map.
+
+        Raises ValueError for n < 1, steps < 1 and unknown solvers, and
         ForeignError, a ValueError in one line whose cause is the error itself, for whatever the model raises.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        if steps is None and not SOLVERS.resolve(solver).adaptive:
-            steps = (self.method.steps_allowed or (32,))[0]
+        default = self.method.default
+        solver = default.solver if solver is None else solver
+        kind = SOLVERS.resolve(solver)
+        if steps is None and not (kind.adaptive or kind.stepless):
+            steps = default.steps
         sampler = Sampler(solver, steps, guidance=guidance)
-        if guidance != 1.0 and not isinstance(self.method, VelocityMethod):
-            raise ValueError(f"guidance {guidance} needs a velocity field; {self.name} is a map")
+        if (reason := self.method.accepts(sampler)) is not None:
+            raise ValueError(f"{self.name} is not sampled by {sampler.label}: {reason}")
         if labels is None:
             labels = self.labels(0, n, seed)
         elif len(labels) != n:
@@ -158,6 +169,5 @@ class Model:
             raise ValueError(
                 f"labels must be in [0, {self.task.num_classes}), got {int(labels.min())} to {int(labels.max())}"
             )
-        noise = self.noise(0, n, seed)
         with foreign():
-            return generate(self.method, noise, sampler, labels, batch_size).samples
+            return generate(self.method, self.draws(0, n, seed), sampler, labels, batch_size, self.task.shape).samples

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fmbench.flows.velocity import VelocityFlow
 from fmbench.records.sampler import Sampler
-from fmbench.shapes import Labels
+from fmbench.shapes import Labels, as_condition
 from fmbench.solvers.base import uniform_grid
 from fmbench.solvers.euler import Euler
 from fmbench.zoo.model import Model, device_of
@@ -72,20 +73,19 @@ def trajectories(
     Raises ValueError for models of anything but images, without a velocity field, or with fewer steps than it takes to tell the times
     apart, and for guidance that :meth:`Model.sample` refuses.
     """
-    from fmbench.methods.base import VelocityMethod
-
     method = model.method
-    if model.task.kind != "image" or not isinstance(method, VelocityMethod):
+    if model.task.kind != "image" or not isinstance(method, VelocityFlow):
         raise ValueError(f"{model.name} has no trajectories of images; they need an image task and a velocity field")
     if not 2 <= columns <= steps + 1:
         raise ValueError(f"{columns} times need at least 2 and at most {steps + 1} columns with {steps} steps")
     if labels is None:
         labels = model.labels(0, n, seed)
     sampler = Sampler("euler", steps, guidance=guidance)
-    method.require_guidable(sampler.guidance, labels)
+    cond = as_condition(labels)
+    method.require_guidable(sampler.guidance, cond)
     device, states = device_of(method), []
     with torch.no_grad():
-        field = method.field(None if labels is None else labels.to(device), guidance)
+        field = method.field(None if cond is None else cond.to(device), guidance)
         start = model.noise(0, n, seed).to(device)
         states.append(Euler().solve(field, start, uniform_grid(steps), visit=lambda t, x, v: states.append(x)))
     chosen = [states[round(k * steps / (columns - 1))] for k in range(columns)]

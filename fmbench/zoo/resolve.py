@@ -11,7 +11,7 @@ import torch
 from fmbench.execution.foreign import foreign
 from fmbench.methods.base import Method
 from fmbench.records.recipe import MOST_PARAMETERS, Weights, closed
-from fmbench.registry import METHODS
+from fmbench.registry import METHODS, TOOLS
 from fmbench.tasks.base import Task
 from fmbench.zoo import catalogue, saving
 from fmbench.zoo.building import build, make_task, outline, parameters_in, require_closed_net, resolved
@@ -37,7 +37,7 @@ def load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
             raise ValueError(
                 f"{entry.name} runs code from {recipe.method['name']}; say so with -m {recipe.method['name']}"
             )
-        kind = resolved(METHODS, recipe.method["name"], where)
+        kind = resolved(TOOLS if recipe.division == "tool" else METHODS, recipe.method["name"], where)
     assert kind is not None
     task = make_task(recipe.task, where)
     # The initial weights are drawn and thrown away; a caller's random numbers must not depend on what was loaded before.

@@ -13,11 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmbench.execution.checked import checked_points
 from fmbench.execution.foreign import foreign, isolated
-from fmbench.methods.base import Method, VelocityMethod
+from fmbench.flows.audit import auditing
+from fmbench.flows.evaluations import counting, require_counted
+from fmbench.flows.flow import VELOCITY as VELOCITY_FIELD
+from fmbench.flows.flow import Flow, device_of
+from fmbench.noise import Draws
 from fmbench.records.sampler import Sampler
 from fmbench.registry import SOLVERS
-from fmbench.shapes import Labels, Points
-from fmbench.zoo.model import Model, device_of, evaluating
+from fmbench.shapes import Labels, Points, as_condition
+from fmbench.zoo.model import Model, evaluating
 
 ROWS, STEPS = 16, 2
 """Noises of a trial, and the steps from each."""
@@ -33,13 +37,14 @@ LEAST = 0.01
 
 @dataclass(frozen=True)
 class Subject:
-    """What is tried: a method, the noises it starts from with their labels, a cheap sampler it can follow, its tolerance."""
+    """What is tried: a flow, its noises with their labels, a cheap sampler it can follow, its tolerance, the shape of a sample."""
 
-    method: Method
+    method: Flow
     noise: Points
     labels: Labels | None
     sampler: Sampler
     tolerance: float
+    shape: tuple[int, ...]
 
     def sample(self, rows: slice = slice(None)) -> Points:
         """Samples of some of the noises, checked, from copies of the noises."""
@@ -48,7 +53,8 @@ class Subject:
 
     def sample_from(self, noise: Points, labels: Labels | None) -> Points:
         """Samples of these noises, checked to be points like them."""
-        return checked_points(self.method.sample(noise, self.sampler, labels), noise, "the sample")
+        found = self.method.sample(Draws.given(noise), self.sampler, as_condition(labels))
+        return checked_points(found, torch.empty((len(noise), *self.shape), device=noise.device), "the sample")
 
     @property
     def times(self) -> Tensor:
@@ -57,11 +63,10 @@ class Subject:
 
     def velocity(self, rows: slice = slice(None)) -> Points:
         """The field at some of the noises, each at its own time, checked, from copies."""
-        assert isinstance(self.method, VelocityMethod)
         x, t = self.noise[rows].clone(), self.times[rows].clone()
         labels = None if self.labels is None else self.labels[rows]
         kept = x.clone(), t.clone()
-        found = checked_points(self.method.velocity(x, t, labels), x)
+        found = checked_points(self.method.velocity(x, t, as_condition(labels)), x)  # type: ignore[operator]
         _require(
             torch.equal(x, kept[0]) and torch.equal(t, kept[1]), "velocity changes x or t in place; work on a copy"
         )
@@ -139,9 +144,9 @@ ITEMS: Sequence[Item] = (
 VELOCITY: Sequence[Item] = (("velocity: one time per sample, finite on [0, 1]", _velocity),)
 
 
-def items(method: Method) -> Sequence[Item]:
+def items(method: Flow) -> Sequence[Item]:
     """The items that apply to a method: (name, call), the call raising ValueError with the reason."""
-    return (*VELOCITY, *ITEMS) if isinstance(method, VelocityMethod) else ITEMS
+    return (*VELOCITY, *ITEMS) if VELOCITY_FIELD in method.capabilities else ITEMS
 
 
 class _Precisions(TorchDispatchMode):
@@ -159,29 +164,30 @@ class _Precisions(TorchDispatchMode):
         return found
 
 
-def _tolerance(method: Method, noise: Points, labels: Labels | None, sampler: Sampler) -> float:
+def _tolerance(method: Flow, noise: Points, labels: Labels | None, sampler: Sampler) -> float:
     """By the lowest precision that the method computes in, found by sampling two noises."""
     with _Precisions() as precisions:
         chosen = None if labels is None else labels[:2]
-        method.sample(noise[:2].clone(), sampler, chosen)
+        method.sample(Draws.given(noise[:2].clone()), sampler, as_condition(chosen))
     on_gpu = TF32 if noise.device.type == "cuda" else 0.0
     return max(on_gpu, *(TOLERANCE[dtype] for dtype in (torch.float32, *precisions.seen)))
 
 
-def cheap(method: Method, samplers: Sequence[Sampler] = ()) -> list[Sampler]:
-    """Samplers on a fixed grid that the method may be able to follow, a cheap one first, then those of a protocol."""
-    first = Sampler("euler", (method.steps_allowed or (STEPS,))[0])
+def cheap(method: Flow, samplers: Sequence[Sampler] = ()) -> list[Sampler]:
+    """Samplers on a fixed grid that the flow accepts, a cheap one first, then those of a protocol."""
     fixed = [s for s in samplers if not SOLVERS.resolve(s.solver).adaptive and s.guidance == 1 and s.steps]
-    fitting = [s for s in fixed if not method.steps_allowed or s.steps in method.steps_allowed]
-    return [first, *sorted(fitting, key=lambda s: s.steps or 0)]
+    known = [Sampler("euler", STEPS), method.default, *sorted(fixed, key=lambda s: s.steps or 0)]
+    return [sampler for sampler in known if method.accepts(sampler) is None] or [method.default]
 
 
-def subject(method: Method, noise: Points, labels: Labels | None, samplers: Sequence[Sampler]) -> Subject:
+def subject(
+    method: Flow, noise: Points, labels: Labels | None, samplers: Sequence[Sampler], shape: tuple[int, ...]
+) -> Subject:
     """The method with the first of ``samplers`` that it can follow. Raises what sampling raises when it can follow none."""
     failures: list[Exception] = []
     for sampler in samplers:
         try:
-            return Subject(method, noise, labels, sampler, _tolerance(method, noise, labels, sampler))
+            return Subject(method, noise, labels, sampler, _tolerance(method, noise, labels, sampler), shape)
         except Exception as error:
             failures.append(error)
     raise failures[0]
@@ -203,6 +209,19 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         _require(parameter._version == version, f"the network changes its parameter {name} while it samples")
 
 
+def audited(tried: Subject) -> None:
+    """Sample once and look at every operator. Raises ValueError when evaluations would be missed: see :mod:`fmbench.flows.audit`."""
+    flow = tried.method
+    with (
+        torch.compiler.set_stance("force_eager"),
+        counting(flow.networks(), tried.noise.ndim) as count,
+        auditing(count, flow) as audit,
+    ):
+        tried.sample()
+    audit.require(flow.outside)
+    require_counted(count, sum(p.numel() for p in flow.parameters()))
+
+
 def trial(model: Model, samplers: Sequence[Sampler] = ()) -> None:
     """Try a model on :data:`ROWS` noises before anything of it is timed or scored; leaves it, and the process, as they were.
 
@@ -215,7 +234,9 @@ def trial(model: Model, samplers: Sequence[Sampler] = ()) -> None:
     # One isolation around all items: between two calls the generators must go on, or what is drawn from them would look determined.
     with isolated(), torch.no_grad(), foreign(), evaluating(method), unchanged(method):
         with foreign("sample"):
-            tried = subject(method, noise, labels, cheap(method, samplers))
+            tried = subject(method, noise, labels, cheap(method, samplers), model.task.shape)
+        with foreign("evaluations"):
+            audited(tried)
         for name, call in items(method):
             with foreign(name):
                 call(tried)

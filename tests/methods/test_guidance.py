@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmbench import nfe
+from fmbench.flows.evaluations import counting
 from fmbench.methods.base import Batch, VelocityMethod, keyed_dropout
 from fmbench.methods.cfm import CFM
 from fmbench.nets.dit import DiT
@@ -17,6 +17,7 @@ from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet
 from fmbench.noise import generator
 from fmbench.records.sampler import Sampler
+from fmbench.shapes import Condition
 from fmbench.tasks.mixture import GaussianMixture, MixtureVelocity
 from fmbench.zoo.model import generate
 
@@ -66,7 +67,7 @@ def test_samples_without_weight_on_the_label_are_unconditional(method: CFM) -> N
 def test_one_doubled_batch_is_the_two_calls(method: CFM) -> None:
     x, t, labels = inputs()
     everything = torch.cat([labels, torch.full_like(labels, CLASSES)])
-    conditional, null = method.net(x.repeat(2, 1, 1, 1), t.repeat(2), everything).chunk(2)
+    conditional, null = method.net(x.repeat(2, 1, 1, 1), t.repeat(2), cond=Condition(everything)).chunk(2)
     guided = method.velocity(x, t, labels, 3.0)
     assert torch.allclose(torch.lerp(null, conditional, 3.0), guided, atol=1e-10)
 
@@ -75,11 +76,11 @@ def test_one_doubled_batch_is_the_two_calls(method: CFM) -> None:
 def test_the_second_call_is_made_and_counted_only_when_needed(method: CFM, guidance: float, calls: int) -> None:
     x, t, labels = inputs()
     made = []
-    method.net.register_forward_pre_hook(lambda _, args: made.append(len(args)))
-    with nfe.counting(method.net) as count:
+    method.net.register_forward_pre_hook(lambda _, args, given: made.append(len(given)), with_kwargs=True)
+    with counting({"network": method.net}, 4) as count:
         method.velocity(x, t, labels, guidance)
-    assert made == [3, 2][:calls]  # with the label, without
-    assert count == nfe.Evaluations(network=N, guidance=(calls - 1) * N)
+    assert made == [1, 0][:calls]  # with the label, without
+    assert count.rows == {"network": N, "guidance": (calls - 1) * N}
 
 
 def test_adaptive_solvers_count_both(method: CFM) -> None:
@@ -97,8 +98,8 @@ class TwoClasses(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(MixtureVelocity(source, target) for target in (*classes, both))
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        chosen = torch.full((len(x),), 2) if labels is None else labels
+    def forward(self, x: Tensor, t: Tensor, *, cond: Condition | None = None) -> Tensor:
+        chosen = torch.full((len(x),), 2) if cond is None else cond.labels
         return torch.stack([part(x, t) for part in self.parts])[chosen, torch.arange(len(x))]
 
 
@@ -176,7 +177,7 @@ def test_dropout_is_keyed_by_the_generator(dropping: VelocityMethod) -> None:
 def test_evaluation_draws_no_dropout(dropping: VelocityMethod) -> None:
     batch, random = labelled(), generator(69)
     with keyed_dropout(dropping.eval().net, batch.x0.device, random):
-        dropping.net(batch.x0, torch.zeros(16), batch.labels)
+        dropping.net(batch.x0, torch.zeros(16), cond=batch.cond)
     assert torch.equal(random.get_state(), generator(69).get_state())
 
 

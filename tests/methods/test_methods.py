@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fmbench.features.classifier import Classifier
 from fmbench.methods.base import Batch, Method, VelocityMethod
 from fmbench.methods.cfm import CFM
-from fmbench.methods.classifier import Classifier
 from fmbench.methods.fm import FM
 from fmbench.methods.ot_cfm import OTCFM
 from fmbench.methods.rectified_flow import RectifiedFlow
@@ -20,7 +20,7 @@ from fmbench.nets.cnn import CNN
 from fmbench.nets.mlp import MLP
 from fmbench.noise import generator
 from fmbench.records.sampler import Sampler
-from fmbench.registry import METHODS, TASKS
+from fmbench.registry import METHODS, TASKS, trainable
 
 # What a method needs when it is not a velocity field on vectors: its task and network.
 SPECIAL = {"classifier": ("digits", lambda: CNN((1, 8, 8), num_classes=10, channels=4, features=8))}
@@ -36,11 +36,11 @@ def make(seeded: Callable[..., nn.Module]) -> Callable[[str], tuple[Method, Call
     """A method on its tiny task with its source of batches; teachers are a freshly initialised CFM."""
 
     def build(name: str) -> tuple[Method, Callable[[torch.Generator], Batch]]:
-        kind = METHODS.resolve(name)
+        kind = trainable(name)
         task_name, net = SPECIAL.get(name, ("gaussian-8gaussians", vector_net))
-        settings = {"pairs": 256} if kind.needs_teacher else {}
+        settings = {"pairs": 256} if kind.needs_base else {}
         method = seeded(lambda: kind(net(), **settings))
-        teacher = seeded(lambda: CFM(net()), 1) if kind.needs_teacher else None
+        teacher = seeded(lambda: CFM(net()), 1) if kind.needs_base else None
         return method, method.batches(TASKS.resolve(task_name)(), teacher, 64)
 
     return build
@@ -84,7 +84,7 @@ def test_batches_depend_on_the_generator_only(name: str, make) -> None:
 def test_samples_are_shaped_like_noise_and_repeatable(name: str, make) -> None:
     method, _ = make(name)
     noise = torch.randn((5, 2), generator=generator(7))
-    budget = Sampler("euler", (method.steps_allowed or (3,))[0])
+    budget = method.default if method.accepts(Sampler("euler", 3)) else Sampler("euler", 3)
     first = method.sample(noise, budget)
     assert first.shape == noise.shape
     assert torch.equal(method.sample(noise, budget), first)

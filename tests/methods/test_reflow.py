@@ -159,8 +159,10 @@ def test_distillation_at_time_zero_is_the_reflowed_velocity(teacher, gaussian_fl
 
 @pytest.mark.parametrize(("solver", "steps"), [("euler", 2), ("heun", 1), ("dopri5", 1)])
 def test_a_one_step_map_takes_one_euler_step(solver: str, steps: int, gaussian_flow) -> None:
-    with pytest.raises(ValueError, match=f"samples with solver euler, steps 1; got {solver}, steps {steps}"):
-        Distill(gaussian_flow.straight).sample(torch.zeros(2, 1), Sampler(solver, steps))
+    with pytest.raises(ValueError, match="this model samples with euler and 1 step only"):
+        Distill(gaussian_flow.straight).sample(
+            torch.zeros(2, 1), Sampler(solver, None if solver == "dopri5" else steps)
+        )
 
 
 @pytest.mark.parametrize("kind", [Reflow, Distill])

@@ -10,6 +10,7 @@ from fmbench.nets.dit import DiT, SelfAttention, position_features
 from fmbench.nets.presets import preset
 from fmbench.noise import generator
 from fmbench.registry import create
+from fmbench.shapes import Condition
 
 SHAPE = (3, 8, 12)
 TINY = {"width": 24, "depth": 2, "heads": 2}
@@ -77,7 +78,7 @@ def test_sizes_that_do_not_divide_are_one_clear_line(shape: tuple, settings: dic
 def test_starts_at_zero_with_every_block_the_identity(seeded) -> None:
     net = seeded(lambda: DiT(SHAPE, 3, **TINY)).double()
     x, t = inputs()
-    assert (net(x, t, torch.arange(N) % 3) == 0).all()
+    assert (net(x, t, cond=Condition(torch.arange(N) % 3)) == 0).all()
     h = torch.randn(N, 24, 24, generator=generator(33), dtype=torch.float64)
     condition = torch.randn(N, 24, generator=generator(34), dtype=torch.float64)
     assert torch.equal(net.blocks[0](h, condition), h)
@@ -91,7 +92,7 @@ def test_every_parameter_learns(seeded) -> None:
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(4):
         optimiser.zero_grad()
-        (net(x, t, torch.arange(8) % 4) - target).square().mean().backward()
+        (net(x, t, cond=Condition(torch.arange(8) % 4)) - target).square().mean().backward()
         optimiser.step()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-12]
     assert not silent

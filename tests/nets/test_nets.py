@@ -13,6 +13,7 @@ from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet, time_features
 from fmbench.noise import generator
 from fmbench.registry import NETS
+from fmbench.shapes import Condition
 
 SHAPE = (1, 8, 8)
 VELOCITY_NETS = [name for name in NETS.all() if name != "cnn"]
@@ -47,12 +48,12 @@ def make(seeded: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 def test_samples_are_independent_of_their_batch(name: str, make) -> None:
     net = make(name, CLASSES)
     x, t, labels = inputs()
-    together = net(x, t, labels)
+    together = net(x, t, cond=Condition(labels))
     assert together.shape == x.shape
     order = torch.randperm(N, generator=generator(13))
-    assert torch.allclose(net(x[order], t[order], labels[order]), together[order], atol=1e-10)
+    assert torch.allclose(net(x[order], t[order], cond=Condition(labels[order])), together[order], atol=1e-10)
     for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        assert torch.allclose(net(x[rows], t[rows], labels[rows]), together[rows], atol=1e-10)
+        assert torch.allclose(net(x[rows], t[rows], cond=Condition(labels[rows])), together[rows], atol=1e-10)
 
 
 @pytest.mark.parametrize("name", VELOCITY_NETS)
@@ -72,7 +73,7 @@ def test_every_sample_hears_its_own_label(name: str, make) -> None:
     x, t, labels = inputs()
     moved = labels.clone()
     moved[3] = 2
-    change = (net(x, t, moved) - net(x, t, labels)).flatten(1).abs().amax(dim=1)
+    change = (net(x, t, cond=Condition(moved)) - net(x, t, cond=Condition(labels))).flatten(1).abs().amax(dim=1)
     assert change[3] > 1e-4
     assert change[[0, 1, 2, 4, 5]].max() < 1e-10
 
@@ -81,8 +82,8 @@ def test_every_sample_hears_its_own_label(name: str, make) -> None:
 def test_the_null_label_is_no_label(name: str, make) -> None:
     net = make(name, CLASSES)
     x, t, labels = inputs()
-    assert torch.equal(net(x, t, torch.full((N,), CLASSES)), net(x, t))
-    assert not torch.allclose(net(x, t, labels), net(x, t), atol=1e-4)
+    assert torch.equal(net(x, t, cond=Condition(torch.full((N,), CLASSES))), net(x, t))
+    assert not torch.allclose(net(x, t, cond=Condition(labels)), net(x, t), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", VELOCITY_NETS)
@@ -90,7 +91,7 @@ def test_unconditional_nets_ignore_labels(name: str, make) -> None:
     x, t, labels = inputs()
     net = make(name)
     assert net.num_classes == 0
-    assert torch.equal(net(x, t, labels), net(x, t))
+    assert torch.equal(net(x, t, cond=Condition(labels)), net(x, t))
 
 
 @pytest.mark.parametrize("settings", [{}, {"patch": 2}, {"multipliers": (1, 2, 2), "attention": (4, 2)}], ids=str)

@@ -12,6 +12,7 @@ from fmbench.nets.presets import PRESETS, preset
 from fmbench.nets.unet import Attention, ResidualBlock, UNet
 from fmbench.noise import generator
 from fmbench.registry import NETS, UnknownName, create
+from fmbench.shapes import Condition
 
 SHAPE = (1, 8, 8)
 TINY = {"channels": 16, "multipliers": (1, 2), "attention": (4,)}
@@ -89,7 +90,7 @@ def test_adm_unet_computes_what_torchcfms_does_on_the_same_weights(scale_shift: 
     labels = torch.tensor([0, 1, 2, 3])
     expected = theirs(t, x, labels)
     assert expected.std() > 0.1
-    assert torch.allclose(ours(x, t, labels), expected, atol=1e-5)
+    assert torch.allclose(ours(x, t, cond=Condition(labels)), expected, atol=1e-5)
 
 
 def test_small_preset_is_about_a_million_parameters() -> None:
@@ -113,7 +114,7 @@ def test_unknown_presets_name_the_nearest() -> None:
 def test_adm_unet_starts_at_zero(settings: dict, seeded) -> None:
     net = seeded(lambda: UNet(SHAPE, 3, **{**TINY, **settings}, adm=True))
     x, t = inputs()
-    assert (net(x, t, torch.zeros(N, dtype=torch.int64)) == 0).all()
+    assert (net(x, t, cond=Condition(torch.zeros(N, dtype=torch.int64))) == 0).all()
     assert not (stirred(net)(x, t) == 0).any()
 
 
@@ -138,7 +139,7 @@ def test_every_parameter_learns(settings: dict, seeded) -> None:
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(4):
         optimiser.zero_grad()
-        (net(x, t, labels) - target).square().mean().backward()
+        (net(x, t, cond=Condition(labels)) - target).square().mean().backward()
         optimiser.step()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-9]
     assert not silent

@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 import fmbench
+from fmbench.records.sampler import Sampler
 from fmbench.zoo.foreign import lent, modules_of, state_hash
+from fmbench.zoo.model import generate
+from fmbench.zoo.trial import trial
 
 TASK = "gaussian-moons"
 PROTOCOL = """
@@ -253,3 +256,48 @@ def test_unknown_tasks_and_calls_are_refused():
         fmbench.wrap(NET, TASK, "m", 3)
     with pytest.raises(ValueError, match="already"):
         fmbench.wrap(fmbench.load(f"{TASK}/cfm"), TASK, "m")
+
+
+class Counting(nn.Module):
+    """Counts its own rows, which is what the harness must report."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.rows = nn.Linear(2, 2), 0
+
+    def forward(self, x, t):
+        self.rows += len(x)
+        return self.layer(x)
+
+    def field(self, x, t):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "evaluations"),
+    [
+        (lambda m, x, t: m(x, t), 5),
+        (lambda m, x, t: 2 * m(x, t) - m(0 * x, t), 10),
+        (lambda m, x, t: m(torch.cat([x, x]), torch.cat([t, t]))[: len(x)], 10),
+        (lambda m, x, t: m.forward(t=t, x=x), 5),
+    ],
+    ids=["one call", "two calls", "one doubled batch", "forward itself"],
+)
+def test_nfe_is_what_went_through_the_network_inside_the_call(call, evaluations):
+    net = Counting()
+    model = fmbench.wrap(net, "gaussian-moons", "mine", call)
+    made = generate(model.method, model.draws(0, 100, 0), Sampler("euler", 5))
+    assert made.evaluations.network == net.rows == 100 * evaluations
+    assert "forward" not in vars(net)
+
+
+def test_a_model_that_is_not_called_through_its_forward_names_its_networks():
+    net = Counting()
+    hidden = fmbench.wrap(net, "gaussian-moons", "mine", lambda m, x, t: m.field(x, t))
+    with pytest.raises(
+        ValueError, match=r"uses the parameter .*layer\.(weight|bias) outside every network .* name the module"
+    ):
+        trial(hidden)
+    named = fmbench.wrap(net, "gaussian-moons", "mine", lambda m, x, t: m.field(x, t), networks={"network": net.layer})
+    trial(named)
+    assert generate(named.method, named.draws(0, 10, 0), Sampler("heun", 3)).evaluations.network == 60

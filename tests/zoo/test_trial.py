@@ -68,10 +68,13 @@ class Map(CFM):
         super().__init__(nn.Linear(2, 2))
         self.made = made
 
-    def sample(self, noise, sampler, labels=None):
+    def sample(self, draws, sampler, cond=None):
+        noise = draws.start()
+        self.net(noise)
         return self.made(noise)
 
-    def velocity(self, x, t, labels=None, guidance=1.0):
+    def velocity(self, x, t, cond=None, guidance=1.0):
+        self.net(x)
         return -x
 
 

@@ -14,6 +14,7 @@ from fmbench.evaluation.cost.latency import best_throughput, sweep
 from fmbench.evaluation.cost.memory import peak_memory
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.records.sampler import Sampler
+from fmbench.shapes import Condition
 from fmbench.zoo.model import Model, device_of, evaluating
 
 PER_BATCH = ("batch", "p50", "p95", "p99", "iqr", "throughput", "repeats", "warmup", "stable", "failed")
@@ -28,9 +29,9 @@ PARTS = (
 def _batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:
     """A call that samples the first ``size`` noises of seed 0, inputs on the device."""
     device = device_of(model.method)
-    noise, labels = model.noise(0, size, 0).to(device), model.labels(0, size, 0)
-    labels = None if labels is None else labels.to(device)
-    return lambda: model.method.sample(noise, sampler, labels)
+    draws, labels = model.draws(0, size, 0).drawn().on(device), model.labels(0, size, 0)
+    cond = None if labels is None else Condition(labels.to(device))
+    return lambda: model.method.sample(draws, sampler, cond)
 
 
 def sampler_latency(model: Model, sampler: Sampler, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def sampler_latency(model: Model, sampler: Sampler, settings: Mapping[str, Any])
                 device,
                 settings["batches"],
                 settings["seconds"],
-                net=model.method.net,
+                net=model.method.networks()["network"],
             )
             measured = [row for row in rows if "failed" not in row]
             if not measured:
@@ -83,7 +84,9 @@ def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
         return {"memory": peak_memory(call, device)}
 
     def operations() -> dict[str, Any]:
-        flops = dataclasses.asdict(flops_per_call(model.method.net, _batch(model, sampler, batch), batch))
+        flops = dataclasses.asdict(
+            flops_per_call(model.method.networks()["network"], _batch(model, sampler, batch), batch)
+        )
         return {
             "flops_per_evaluation": flops["per_evaluation"],
             "flops_per_sample": flops["per_sample"],

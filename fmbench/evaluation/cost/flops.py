@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fmbench.nfe import counting
+from fmbench.flows.evaluations import counting
 
 _MOVEMENT = """
 _embedding_bag _local_scalar_dense _to_copy _unsafe_index _unsafe_view cat clone constant_pad_nd copy embedding fill flip gather grid_sampler_2d
@@ -151,7 +151,7 @@ def flops_per_call(net: nn.Module, call: Callable[[], Any], samples: int) -> Flo
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; give what one call makes")
-    with torch.no_grad(), counting(net) as rows, _watched(net) as inside:
+    with torch.no_grad(), counting({"network": net}, 0) as rows, _watched(net) as inside:
         call()
     evaluated = rows.network + rows.guidance
     if not evaluated:

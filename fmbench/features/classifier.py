@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmbench.flows.flow import FEATURES
 from fmbench.methods.base import Batch, Method
+from fmbench.noise import Draws
 from fmbench.records.sampler import Sampler
-from fmbench.shapes import Labels, Points
+from fmbench.shapes import Condition, Points
 from fmbench.tasks.base import Task
 
 
@@ -56,6 +58,15 @@ class Classifier(Method):
         """Penultimate activations, (batch, features)."""
         return self.net.body(x)  # type: ignore[operator]
 
-    def sample(self, noise: Points, sampler: Sampler, labels: Labels | None = None) -> Points:
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Features, and nothing that a flow can do."""
+        return frozenset({FEATURES})
+
+    def accepts(self, sampler: Sampler) -> str | None:
+        """The reason: a classifier does not generate."""
+        return "a classifier generates no samples; it is a feature extractor"
+
+    def sample(self, draws: Draws, sampler: Sampler, cond: Condition | None = None) -> Points:
         """Raises ValueError: a classifier does not generate."""
-        raise ValueError("a classifier generates no samples; it is a feature extractor")
+        raise ValueError(self.accepts(sampler))

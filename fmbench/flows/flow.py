@@ -1,0 +1,107 @@
+"""What a trained thing can do: turn a source into data. No loss, no batches; those are a method's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fmbench.flows import legacy
+from fmbench.noise import Draws
+from fmbench.records.sampler import Sampler
+from fmbench.shapes import Condition, Points
+
+if TYPE_CHECKING:
+    from fmbench.tasks.base import Distribution, Task
+
+VELOCITY, FLOW_MAP, DENSITY, INVERSE, SCORE = "velocity", "flow_map", "density", "inverse", "score"
+EXACT_DENSITY = "exact_density"
+LABELS, GUIDANCE, FEATURES = "labels", "guidance", "features"
+CAPABILITIES = {
+    VELOCITY: "a velocity field v(x, t), whose trajectories can be solved",
+    FLOW_MAP: "a map between two times",
+    DENSITY: "a log density, by solving its trajectories back",
+    EXACT_DENSITY: "a log density of its own, exact",
+    SCORE: "the score of its marginals: a standard normal source independent of the data",
+    INVERSE: "a way from data back to the source",
+    LABELS: "samples of a class that is asked for",
+    GUIDANCE: "guidance by a network that also knows the unconditional field",
+    FEATURES: "features of images, for distances between sets of them",
+}
+"""What a flow may be able to do, in words for reasons."""
+
+
+class Flow(nn.Module, ABC):
+    """A trained generative model.
+
+    Attributes:
+        summary: one line for listings.
+        reference: the paper.
+        outside: whether work outside networks is expected, as in a closed form: an audit then lets it pass.
+        default: how it is sampled when nobody says.
+    """
+
+    summary: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    outside: ClassVar[bool] = False
+    default: ClassVar[Sampler] = Sampler("euler", 32)
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        legacy.adapt(cls)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Keys of :data:`CAPABILITIES`: what the harness may ask of it."""
+        return frozenset()
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """What is counted: purpose -> network, or a list or table of networks. ``net`` as the network itself unless overridden."""
+        return {"network": self.net}  # type: ignore[dict-item]
+
+    def source(self, task: Task) -> Distribution:
+        """Where samples start: the task's source unless overridden."""
+        return task.source
+
+    def accepts(self, sampler: Sampler) -> str | None:
+        """None when it can be sampled so, else the reason in one line."""
+        if sampler.guidance == 1:
+            return None
+        if LABELS not in self.capabilities:
+            return "guidance needs a class-conditional entry"
+        return (
+            None if GUIDANCE in self.capabilities else "guidance needs an entry that was trained with label_dropout > 0"
+        )
+
+    def require(self, sampler: Sampler) -> None:
+        """Raise ValueError with the reason of :meth:`accepts`."""
+        if (reason := self.accepts(sampler)) is not None:
+            raise ValueError(reason)
+
+    @abstractmethod
+    def sample(self, draws: Draws, sampler: Sampler, cond: Condition | None = None) -> Points:
+        """Data points, (batch, *shape), from everything random in ``draws``; ``draws.start()`` is the source."""
+
+
+def as_draws(given: Draws | Tensor) -> Draws:
+    """The draws, or draws whose source points are given: pairs of a teacher, a point of one's own."""
+    return given if isinstance(given, Draws) else Draws.given(given)
+
+
+def lacks(flow: Flow, needed: str) -> str | None:
+    """Why a flow cannot be asked for something; None when it can."""
+    return (
+        None
+        if needed in flow.capabilities
+        else f"the model has no {needed.replace('_', ' ')}: needs {CAPABILITIES[needed]}"
+    )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters or buffers of a module live, the CPU when it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")

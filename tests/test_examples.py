@@ -1,0 +1,116 @@
+"""Flows that are no single velocity field: checked, trained, run by the ordinary commands, and measured as what they are."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent / "examples"
+PROTOCOL = """
+name = "own"
+version = 1
+summary = "for tests"
+tasks = ["gaussian-8gaussians"]
+samples = 256
+seeds = [0, 1]
+samplers = [{ solver = "euler", steps = 1 }, { solver = "euler", steps = 4 }, { solver = "sde-euler", steps = 8 }, { solver = "inverse" }]
+metrics = ["wasserstein2", "truncation_gap", "straightness", "transport_cost", "nll"]
+flow = { samples = 64, steps = 16, probes = 64, probe_steps = 16 }
+latency = { batches = [1], seconds = 0.0 }
+rank = { vector = "wasserstein2", image = "frechet_distance", steps = 4 }
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(EXAMPLES, folder, dirs_exist_ok=True)
+    (folder / "own.toml").write_text(PROTOCOL)
+    return folder
+
+
+def call(place: Path, *words: str) -> str:
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-m", "fmbench", *words]
+    done = subprocess.run(
+        command, cwd=place, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def result(place: Path, spec: str, steps: int = 400, lr: float = 1e-3) -> dict:
+    """Checked, trained and run as a user would; the result of it."""
+    name = {"TwoTime": "two-time"}.get(spec.rpartition(":")[2], spec.rpartition(":")[2].lower())
+    checks = call(place, "check", spec, "--task", "gaussian-8gaussians")
+    assert "FAILED" not in checks
+    sets = ["--set", f"train.steps={steps}", "--set", f"train.lr={lr}", "--set", "division=open"]
+    call(place, "train", "--method", spec, "--task", "gaussian-8gaussians", *sets)
+    call(place, "run", "own.toml", "-m", spec, "--out", f"out-{name}")
+    return json.loads((place / f"out-{name}/results/own/gaussian-8gaussians/{name}.json").read_text())
+
+
+def rows(found: dict) -> dict[str, dict]:
+    return {f"{row['solver']}-{row['steps']}": row for row in found["rows"]}
+
+
+def test_a_two_time_map(place: Path) -> None:
+    found = result(place, "two_time.py:TwoTime", 1500)
+    one, four = (rows(found)[f"euler-{steps}"] for steps in (1, 4))
+    assert one["nfe"]["network"] == 1
+    assert four["nfe"]["network"] == 4
+    # One jump from the source is already a sample of the target, which one Euler step of a velocity is not (above 4.5).
+    assert one["metrics"]["wasserstein2"]["value"] < 3
+    assert found["flow"]["straightness"]["value"] is None
+    # The least that any map to the target can cost is W2^2 = 14.96, and independent pairs cost 27.
+    assert found["flow"]["transport_cost"]["value"] == pytest.approx(16, rel=0.25)
+    assert "this model samples with euler only" in rows(found)["inverse-None"]["metrics"]["wasserstein2"]["reason"]
+
+
+def test_a_normalizing_flow_with_exact_likelihood(place: Path) -> None:
+    found = result(place, "affine.py:Affine", 1500, 1e-2)
+    row = rows(found)["inverse-None"]
+    assert row["nfe"]["network"] == 1
+    # The best Gaussian for eight on a circle of radius 5 with standard deviation sqrt(0.1): variance 25 / 2 + 0.1 each.
+    entropy = math.log(2 * math.pi * math.e * (25 / 2 + 0.1))
+    nll = found["flow"]["nll"]
+    assert nll["value"] == pytest.approx(entropy, abs=0.25)
+    assert nll["details"]["trace"] == "none"
+    assert found["flow"]["straightness"]["value"] is None
+    assert "bijection" in rows(found)["euler-4"]["metrics"]["wasserstein2"]["reason"]
+    assert json.loads(json.dumps(found))["ranked"]
+
+
+def test_two_networks_are_counted_apart(place: Path) -> None:
+    found = result(place, "headed.py:Headed")
+    assert rows(found)["euler-4"]["nfe"] == {"network": 4.0, "guidance": 0.0, "head": 12.0}
+    assert found["flow"]["straightness"]["value"] > 0
+    # Sixteen evaluations in all: the row within four is that of one step.
+    page = (place / "out-headed/README.md").read_text()
+    assert "headed" in page
+
+
+def test_a_latent_flow_and_its_decoder(place: Path) -> None:
+    found = result(place, "latent.py:Latent")
+    row = rows(found)["euler-4"]
+    assert row["nfe"] == {"network": 4.0, "guidance": 0.0, "decoder": 1.0}
+    assert row["samples"]["n"] == 512
+    assert found["flow"]["straightness"]["value"] is None
+    assert found["flow"]["nll"]["value"] is None
+
+
+def test_an_sde_on_the_oracle(place: Path) -> None:
+    call(place, "run", "own.toml", "-m", "gaussian-8gaussians/oracle", "gaussian-8gaussians/ot-cfm", "--out", "out-sde")
+    oracle, trained = (
+        json.loads((place / f"out-sde/results/own/gaussian-8gaussians/{n}.json").read_text())
+        for n in ("oracle", "ot-cfm")
+    )
+    assert rows(oracle)["sde-euler-8"]["nfe"]["network"] == 8
+    assert rows(oracle)["sde-euler-8"]["metrics"]["wasserstein2"]["value"] < 2
+    assert "sde-euler needs the score" in rows(trained)["sde-euler-8"]["metrics"]["wasserstein2"]["reason"]
