@@ -50,8 +50,8 @@ def tiny(tmp_path):
 def facts(r):
     """A result without what legitimately differs between runs: clocks and memory."""
     content = r.to_json() if dataclasses.is_dataclass(r) else dict(r)
-    for key in ("seconds", "created", "peak_memory_bytes", "environment"):
-        content.pop(key)
+    for key in ("seconds", "created", "peak_memory_bytes", "environment", "retired", "runs"):
+        content.pop(key, None)
     content["cost"].pop("memory", None)
     for row in content["rows"]:
         row.pop("latency")
@@ -143,28 +143,33 @@ def test_a_finished_result_is_made_again_under_another_acceleration(tiny, tmp_pa
     assert fast[1].environment["acceleration"]["dtype"] == "bfloat16"
 
 
-def test_a_version_that_keeps_the_rows_of_another_measures_the_flow_only(tiny, tmp_path, monkeypatch):
+def test_another_reference_solve_measures_what_depends_on_it_only(tiny, tmp_path):
+    """The flow and the gap to where it ends; the rows stay, and say in which run they were made."""
     out = tmp_path / "out"
     before = run(tiny, [ENTRY], out).results
-    text = tiny.read_text().replace("version = 1", "version = 2").replace("steps = 8", "steps = 16")
-    keeping = text.replace("flow =", f'keeps = ["{protocol.read(tiny).sha256}"]\nflow =')
-    tiny.write_text(keeping)
-    with monkeypatch.context() as m:
-        m.setattr("fmbench.evaluation.evaluation.generate", lambda *_: pytest.fail("samples are drawn again"))
-        after = run(tiny, [ENTRY], out).results
+    tiny.write_text(tiny.read_text().replace("version = 1", "version = 2").replace("steps = 8", "steps = 16"))
+    after = run(tiny, [ENTRY], out).results
     assert [r.benchmark["version"] for r in after] == [2, 2]
     for old, new in zip(before, after, strict=True):
-        assert new.rows == old.rows
-        assert new.environment["flow"]["torch"] == old.environment["torch"] == new.environment["torch"]
-        assert result.read(out / "results" / "tiny" / "gaussian-moons" / f"{new.entry}.json").benchmark == new.benchmark
+        assert [row.samples for row in new.rows] == [row.samples for row in old.rows]
+        assert [row.latency for row in new.rows] == [row.latency for row in old.rows]
+        for was, row in zip(old.rows, new.rows, strict=True):
+            same = {n: e for n, e in was.metrics.items() if n != "truncation_gap"}
+            assert {n: e for n, e in row.metrics.items() if n != "truncation_gap"} == same
+        assert result.read(out / "results" / "tiny" / "gaussian-moons" / f"{new.entry}.json") == new
     assert after[1].flow["straightness"].details["steps"] == 16
     assert after[1].flow["straightness"].value != before[1].flow["straightness"].value
-    # A version that claims so but samples differently is run whole.
-    claims = text.replace("flow =", f'keeps = ["{protocol.read(tiny).sha256}"]\nflow =').replace(
-        "version = 2", "version = 3"
-    )
-    tiny.write_text(claims.replace('"heun", steps = 3', '"heun", steps = 2'))
-    assert run(tiny, [ENTRY], out).results[1].rows[1].steps == 2
+    gaps = [r.rows[0].metrics["truncation_gap"] for r in (before[1], after[1])]
+    assert gaps[0].value != gaps[1].value
+    # As if it had been measured from the beginning.
+    fresh = run(tiny, [ENTRY], tmp_path / "fresh").results[1]
+    assert [row.metrics for row in fresh.rows] == [row.metrics for row in after[1].rows]
+    assert fresh.flow == after[1].flow
+    (filled,) = after[1].runs
+    assert gaps[1].run == after[1].flow["straightness"].run == filled
+    assert after[1].rows[0].metrics["wasserstein2"].run == ""
+    assert after[1].created == before[1].created
+    assert {cell["value"] for table in after[1].retired.values() for cell in table.values()} >= {gaps[0].value}
 
 
 def test_another_seed_set_draws_other_samples_and_is_not_ranked(tiny, tmp_path):
@@ -200,9 +205,7 @@ def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
             json.loads(path.read_text())  # whole or not there
     subprocess.run([*command, str(broken)], check=True, capture_output=True, env=environment)
     for name in ("data", "cfm"):
-        one, two = (
-            json.loads((out / f"results/tiny/gaussian-moons/{name}.json").read_text()) for out in (whole, broken)
-        )
+        one, two = (result.read(out / f"results/tiny/gaussian-moons/{name}.json") for out in (whole, broken))
         assert facts(one) == facts(two)
     assert not list(broken.rglob("*.tmp"))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fmbench.cli import main
-from fmbench.storage.files import sha256
+from fmbench.zoo import code
 from fmbench.zoo.code import code_hash, method_class
 from fmbench.zoo.resolve import load
 
@@ -85,14 +85,59 @@ def test_the_neighbours_are_part_of_what_identifies_the_code(tmp_path: Path) -> 
     second = load(spec, task=TASK)
     assert second.identity["code_sha256"] != first.identity["code_sha256"]
     assert torch.allclose(second.sample(8, steps=1), 2.5 * second.noise(0, 8, 0))
-    # A file alone, and a method of the package, are identified as ever.
-    (tmp_path / "alone.py").write_text("from fmbench.methods.cfm import CFM\nclass Own(CFM):\n    pass\n")
-    assert code_hash(method_class(f"{tmp_path / 'alone.py'}:Own")) == sha256((tmp_path / "alone.py").read_bytes())
-    from fmbench.methods import cfm
 
-    assert code_hash(method_class("cfm")) == sha256(Path(cfm.__file__).read_bytes())
+
+ALONE = "from fmbench.methods.cfm import CFM\nclass Own(CFM):\n    factor = 2\n"
+
+
+def test_comments_identify_nothing_and_code_does(tmp_path: Path) -> None:
+    file = tmp_path / "alone.py"
+
+    def identity(text: str) -> str | None:
+        file.write_text(text)
+        return code_hash(method_class(f"{file}:Own"))
+
+    first = identity(ALONE)
+    assert first is not None
+    assert identity('"""What it is."""\n\n# A remark.\n' + ALONE.replace("factor = 2", "factor = 2  # twice")) == first
+    assert identity(ALONE.replace("2", "3")) not in (first, None)
+
+
+def test_the_users_modules_elsewhere_are_part_of_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lib").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    (tmp_path / "alone.py").write_text("from somewhere_of_mine import factor\n" + ALONE.replace("= 2", "= factor()"))
+    hashes = []
+    for number in ("2", "2  # twice", "3"):
+        (tmp_path / "lib" / "somewhere_of_mine.py").write_text(f"def factor():\n    return {number}\n")
+        sys.modules.pop("somewhere_of_mine", None)
+        code._EXECUTED.clear()  # as in another process
+        hashes.append(code_hash(method_class(f"{tmp_path / 'alone.py'}:Own")))
+    sys.modules.pop("somewhere_of_mine", None)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert None not in hashes
+
+
+def test_methods_of_the_package_are_identified_by_declared_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fmbench.methods import cfm, ot_cfm
+    from fmbench.records import versions
+
+    (tmp_path / "alone.py").write_text(ALONE)
     assert method_class(f"{tmp_path / 'alone.py'}:CFM") is cfm.CFM
-    assert code_hash(cfm.CFM) == sha256(Path(cfm.__file__).read_bytes())
+    mine = method_class(f"{tmp_path / 'alone.py'}:Own")
+    before = [code_hash(kind) for kind in (cfm.CFM, ot_cfm.OTCFM, mine)]
+    assert len({*before}) == 3
+    # Not by the bytes of their files.
+    monkeypatch.setattr("inspect.getsource", lambda *_: 1 / 0)
+    monkeypatch.setattr("inspect.getfile", lambda *_: 1 / 0)
+    assert [code_hash(kind) for kind in (cfm.CFM, ot_cfm.OTCFM, mine)] == before
+    # A raised version is another method, and so is everything derived from it.
+    monkeypatch.setitem(versions.METHOD_VERSIONS, "cfm", 2)
+    assert all(code_hash(kind) != old for kind, old in zip((cfm.CFM, mine), (before[0], before[2]), strict=True))
+    monkeypatch.setitem(versions.NET_VERSIONS, "mlp", 2)
+    assert code_hash(ot_cfm.OTCFM, "unet") != code_hash(ot_cfm.OTCFM, "mlp")
 
 
 def test_imports_inside_the_functions_that_build_are_found(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fmbench.records import result
 
 PLUGIN = '''
 """Mean norm of the samples."""
@@ -83,8 +84,8 @@ def test_it_is_measured_ranked_by_and_shown(fmbench, tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(PROTOCOL)
     ran = fmbench("run", "own.toml", "-m", "gaussian-moons/cfm", "gaussian-moons/ot-cfm", "--out", "out")
     assert ran.returncode == 0, ran.stderr
-    found = json.loads((tmp_path / "out/results/own/gaussian-moons/cfm.json").read_text())
-    assert found["rows"][0]["metrics"]["mean_norm"]["value"] > 0
+    found = result.read(tmp_path / "out/results/own/gaussian-moons/cfm.json")
+    assert found.rows[0].metrics["mean_norm"].value > 0
     page = (tmp_path / "out/README.md").read_text()
     assert "norm @2" in page
     assert "Ranked by norm" in page
@@ -94,9 +95,9 @@ def test_a_metric_that_raises_is_one_empty_cell(fmbench, tmp_path: Path) -> None
     (tmp_path / "own.toml").write_text(PROTOCOL.replace("gaussian-moons", "digits"))
     ran = fmbench("run", "own.toml", "-m", "digits/oracle", "--out", "out", "--limit", "16")
     assert ran.returncode == 0, ran.stderr
-    found = json.loads((tmp_path / "out/results/own/digits/oracle.json").read_text())
-    assert found["rows"][0]["metrics"]["mean_norm"]["value"] is None
-    assert "KeyError: 'images'" in found["rows"][0]["metrics"]["mean_norm"]["reason"]
+    found = result.read(tmp_path / "out/results/own/digits/oracle.json")
+    assert found.rows[0].metrics["mean_norm"].value is None
+    assert "KeyError: 'images'" in found.rows[0].metrics["mean_norm"].reason
 
 
 @pytest.mark.parametrize("name", ["broken", "not_one"])

@@ -19,7 +19,7 @@ from fmbench.evaluation.options import Options
 from fmbench.evaluation.run import evaluate, plan, run
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.foreign import ForeignError, foreign, said
-from fmbench.records import protocol
+from fmbench.records import protocol, result
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
 
@@ -145,13 +145,15 @@ def test_a_damaged_folder_is_one_line_and_the_others_go_on(tiny, tmp_path):
     assert [r.entry for r in outcome.results] == ["data", "cfm"]
 
 
-def test_latency_and_cost_that_cannot_be_measured_lose_no_row(tiny, monkeypatch):
+def test_latency_and_cost_that_cannot_be_measured_lose_no_row(tiny, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise KeyError("no clock")
 
     monkeypatch.setattr("fmbench.evaluation.cost.costs.sweep", fail)
     monkeypatch.setattr("fmbench.evaluation.cost.costs.flops_per_call", fail)
-    _, found = fmbench.evaluate(ENTRY, tiny)
+    _, found = fmbench.evaluate(ENTRY, tiny, out=tmp_path / "out")
+    assert result.read(tmp_path / "out/results/tiny/gaussian-moons/cfm.json") == found
+    assert fmbench.evaluate(ENTRY, tiny, out=tmp_path / "out")[1] == found
     assert found.rows[0].latency == {"failed": "KeyError: 'no clock'"}
     assert found.rows[0].metrics["wasserstein2"].value > 0
     assert found.cost["reason"] == "KeyError: 'no clock'"

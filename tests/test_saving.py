@@ -250,7 +250,7 @@ def test_a_recipe_larger_than_its_weights_is_refused_before_it_is_built(zoo: Pat
 
 def test_a_teacher_with_shared_weights_is_identified_by_them(tmp_path: Path) -> None:
     """Its hash is that of the same weights held apart, and changes with them."""
-    from fmbench.training.base_samples import state_hash
+    from fmbench.execution.state import state_hash
     from fmbench.zoo.building import build
 
     spec = write(tmp_path, TIED)

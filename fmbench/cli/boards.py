@@ -23,6 +23,20 @@ def cmd_leaderboard(args: argparse.Namespace) -> int:
     return FAILED if built.problems else DONE
 
 
+def cmd_migrate(args: argparse.Namespace) -> int:
+    """Write the results of a folder in the newest schema; no number is measured."""
+    from fmbench.evaluation.migration import migrate
+
+    folder = args.folder or Path("leaderboard")
+    if not (folder / "results").is_dir():
+        raise UsageError(f"{folder} has no results folder; name the folder that `fmbench run --out` wrote")
+    moved = migrate(folder)
+    report_problems(moved.problems)
+    written = [str(path) for path in moved.written]
+    print_json(written) if args.json else print("\n".join(written) or "every result has the newest schema already")
+    return FAILED if moved.problems else DONE
+
+
 def cmd_sysinfo(args: argparse.Namespace) -> int:
     """Versions and devices."""
     import torch
@@ -42,12 +56,12 @@ def cmd_sysinfo(args: argparse.Namespace) -> int:
 def add(add: Add, commands: Any) -> None:
     """The commands."""
     board = commands.add_parser("leaderboard", help="build the leaderboard", allow_abbrev=False)
-    p = add(
-        "build",
-        cmd_leaderboard,
-        "tables and page from result files",
-        board.add_subparsers(required=True, metavar="COMMAND"),
-    )
+    commands_of_board = board.add_subparsers(required=True, metavar="COMMAND")
+    p = add("build", cmd_leaderboard, "tables and page from result files", commands_of_board)
     p.add_argument("folder", nargs="?", type=Path, help="folder with results/ (default: leaderboard)")
     p.add_argument("--readme", type=Path, help="Markdown file whose marked tables are filled from the results")
+    p = add(
+        "migrate", cmd_migrate, "results of earlier versions in the newest schema, nothing measured", commands_of_board
+    )
+    p.add_argument("folder", nargs="?", type=Path, help="folder with results/ (default: leaderboard)")
     add("sysinfo", cmd_sysinfo, "versions and devices")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +28,7 @@ from fmbench.flows.flow import Flow
 from fmbench.noise import BLOCK
 from fmbench.records.names import check_name
 from fmbench.records.protocol import Protocol
-from fmbench.records.result import Result, Row
+from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
 from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
@@ -126,12 +126,18 @@ class Evaluation:
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def row(self, sampler: Sampler, endpoints: Tensor | None) -> Row:
-        """One sampler: samples of every seed, metrics, latency. A model that fails or gives NaN yields a failed row, never an exception."""
+    def row(
+        self, sampler: Sampler, endpoints: Tensor | None, names: Sequence[str] | None = None, timed: bool = True
+    ) -> Row:
+        """One sampler: samples of every seed, metrics (all, or those named), latency where ``timed``.
+
+        A model that fails or gives NaN yields a failed row, never an exception.
+        """
         assert self.model is not None
+        scorer = self.scorer if names is None else dataclasses.replace(self.scorer, metrics=names)
         empty = Row(sampler.solver, sampler.steps, sampler.guidance, {}, {})
         if (reason := unfit(self.model, sampler)) is not None:
-            return dataclasses.replace(empty, metrics=self.scorer.missing(reason))
+            return dataclasses.replace(empty, metrics=scorer.missing(reason))
         contexts, total, counts = [], [], {"network": 0, "guidance": 0}
         for seed in self.options.seeds(self.spec):
             try:
@@ -142,7 +148,7 @@ class Evaluation:
             if bad:
                 return self._failed(empty, f"{bad} of {len(samples)} samples are NaN or infinite (seed {seed})")
             first = seed == self.options.seeds(self.spec)[0] and sampler.guidance == 1
-            contexts.append(self.scorer.context(samples, seed, endpoints if first else None))
+            contexts.append(scorer.context(samples, seed, endpoints if first else None))
             total.append(samples)
             counts = {key: counts.get(key, 0) + made.get(key, 0) for key in {**counts, **made}}
         everything = torch.cat(total)
@@ -151,12 +157,27 @@ class Evaluation:
             steps=sampler.steps,
             guidance=sampler.guidance,
             nfe={key: value / len(everything) for key, value in counts.items()},
-            metrics=self.scorer.score(contexts),
-            latency={**sampler_latency(self.model, sampler, self.spec.latency), **self.how()},
+            metrics=scorer.score(contexts),
+            latency={**sampler_latency(self.model, sampler, self.spec.latency), **self.how()} if timed else None,
             samples={"n": len(everything), "sha256": sha256(everything.numpy())},
         )
 
-    def accelerated_row(self, sampler: Sampler, endpoints: Tensor | None) -> Row:
+    def paired_row(self, sampler: Sampler, endpoints: Tensor | None, names: Sequence[str]) -> Row:
+        """Metrics that look at the first noises of the first seed only, for which no others are sampled. Raises ForeignError."""
+        assert self.model is not None
+        scorer = dataclasses.replace(self.scorer, metrics=names)
+        row = Row(sampler.solver, sampler.steps, sampler.guidance, {}, {})
+        if (reason := unfit(self.model, sampler)) is not None:
+            return dataclasses.replace(row, metrics=scorer.missing(reason))
+        seed = self.options.seeds(self.spec)[0]
+        n = min(self.options.samples(self.spec), -(-self.spec.flow["samples"] // BLOCK) * BLOCK)
+        samples = self.unit(sampler, seed, 0, n).samples
+        if not bool(samples.isfinite().all()):
+            raise ForeignError(f"samples of {sampler.label} are NaN or infinite (seed {seed})")
+        context = scorer.context(samples, seed, endpoints if sampler.guidance == 1 else None)
+        return dataclasses.replace(row, metrics=scorer.score([context]))
+
+    def accelerated_row(self, sampler: Sampler, *args: Any, **kwargs: Any) -> Row:
         """:meth:`row` with the network accelerated as the options say; a network that cannot be is a failed row."""
         assert self.model is not None
         with ExitStack() as stack:
@@ -165,7 +186,7 @@ class Evaluation:
                     stack.enter_context(accelerated(self.model.method, self.options.acceleration))
             except ForeignError as error:
                 return self._failed(Row(sampler.solver, sampler.steps, sampler.guidance, {}, {}), str(error))
-            return self.row(sampler, endpoints)
+            return self.row(sampler, *args, **kwargs)
 
     def how(self) -> dict[str, str]:
         """Precision and compilation that the network itself cannot tell."""
@@ -175,22 +196,22 @@ class Evaluation:
     def _failed(self, row: Row, reason: str) -> Row:
         return dataclasses.replace(row, metrics=self.scorer.missing("the samples failed"), failed=reason)
 
-    def data_row(self) -> Row:
+    def data_row(self, names: Sequence[str] | None = None) -> Row:
         """Real samples scored like a model: held-out images once, or fresh draws for every seed."""
+        scorer = self.scorer if names is None else dataclasses.replace(self.scorer, metrics=names)
         seeds = self.options.seeds(self.spec)[: 1 if self.task.finite else None]
         drawn = [self.scorer.real(seed, "data") for seed in seeds]
         contexts = [self.scorer.context(x, seed, real=True) for x, seed in zip(drawn, seeds, strict=True)]
         everything = torch.cat(drawn)
         digest = {"n": len(everything), "sha256": sha256(everything.numpy())}
-        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, self.scorer.score(contexts), None, digest)
+        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, scorer.score(contexts), None, digest)
 
-    def flow_scorer(self) -> FlowScorer:
-        """The flow metrics of the model; a limited run solves no more trajectories than it samples."""
-        samples, flow = self.options.samples(self.spec), dict(self.spec.flow)
-        if self.options.limit:
-            flow.update({key: min(flow[key], samples) for key in ("samples", "probes")})
-        seed = self.options.seeds(self.spec)[0]
-        return FlowScorer(self.model, self.spec.metrics, seed, flow, samples, self.options.batch_size)
+    def flow_scorer(self, names: Sequence[str] | None = None) -> FlowScorer:
+        """The flow metrics of the model, all or those named; a limited run solves no more trajectories than it samples."""
+        samples, seed = self.options.samples(self.spec), self.options.seeds(self.spec)[0]
+        metrics = self.spec.metrics if names is None else names
+        flow = self.options.flow(self.spec)
+        return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size)
 
     def cost(self) -> dict[str, Any]:
         """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails."""
@@ -212,41 +233,17 @@ class Evaluation:
         """What a result says about the protocol."""
         return {"name": self.spec.name, "version": self.spec.version, "sha256": self.spec.sha256}
 
-    def measure_flow_again(self, found: Result) -> Result:
-        """A result of an earlier version that this protocol keeps: its rows as they are, its flow measured now."""
-        began = time.monotonic()
-        self.report(self.name, 0, 1)
-        return dataclasses.replace(
-            found,
-            benchmark=self.benchmark(),
-            flow=self.flow_scorer().score(),
-            environment={**found.environment, "flow": self.conditions()},
-            seconds=round(found.seconds + time.monotonic() - began, 3),
-            created=now(),
-        )
-
-    def run(self) -> Result:
-        """The whole evaluation."""
-        began = time.monotonic()
-        total = len(self.spec.samplers) + 1
-        self.report(self.name, 0, total)
-        flows = self.flow_scorer()
-        flow = flows.score()
-        if self.model is None:
-            rows = (self.data_row(),)
-        else:
-            rows = []
-            for index, sampler in enumerate(self.spec.samplers):
-                self.report(self.name, index + 1, total)
-                rows.append(self.accelerated_row(sampler, flows.endpoints()))
-            rows = tuple(rows)
+    def result(
+        self, rows: Sequence[Row], flow: Mapping[str, Estimate], cost: Mapping[str, Any], began: float
+    ) -> Result:
+        """A result of numbers that were measured since ``began``, a reading of the monotonic clock."""
         return Result(
             benchmark=self.benchmark(),
             task={"name": self.task.name, "version": self.task.version, "kind": self.task.kind},
             model=describe(self.model, self.name),
-            rows=rows,
+            rows=tuple(rows),
             flow=flow,
-            cost=self.cost(),
+            cost=cost,
             ranked=self.options.ranked,
             unranked_because=self.options.unranked_because,
             seeds=self.options.seeds(self.spec),

@@ -74,6 +74,13 @@ class Options:
         """Evaluation seeds."""
         return tuple(seed + 1000 * self.seed_set for seed in spec.seeds)
 
+    def flow(self, spec: Protocol) -> dict[str, int]:
+        """Settings of the reference solve and the probe: a limited run solves no more trajectories than it samples."""
+        flow = dict(spec.flow)
+        if self.limit:
+            flow.update({key: min(flow[key], self.samples(spec)) for key in ("samples", "probes")})
+        return flow
+
     @property
     def unranked_because(self) -> tuple[str, ...]:
         """Why a result made with these options is not ranked, a reason for each of them; empty when it may be."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fmbench.evaluation.acceleration import Acceleration
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.evaluation import DATA, Evaluation, Report, describe, quiet
+from fmbench.evaluation.filling import Filling
+from fmbench.evaluation.identity import can_be_told, identified
 from fmbench.evaluation.options import Options
+from fmbench.evaluation.wanted import Wanted, adopted, wanted
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
-from fmbench.records.metric import METRICS
 from fmbench.records.names import check_entry_name, check_name
 from fmbench.records.protocol import Protocol
 from fmbench.records.recipe import require_closed
@@ -24,45 +25,38 @@ from fmbench.storage.files import check_writable, fingerprint, write_atomic
 from fmbench.tasks.base import Task
 from fmbench.zoo.catalogue import find, kebab, list_entries, open_folder, trained_here
 from fmbench.zoo.extractors import load_extractor
-from fmbench.zoo.foreign import as_it_is, lent
+from fmbench.zoo.foreign import lent
 from fmbench.zoo.model import Model
 from fmbench.zoo.resolve import load
 from fmbench.zoo.trial import trial
 
 
-def _rows_fit(found: Result, spec: Protocol) -> bool:
-    """Whether a result of an earlier version has the rows of this one, or the one row of real samples."""
-    samplers = [(row.solver, row.steps, row.guidance) for row in found.rows]
-    names = {name for name in spec.metrics if METRICS[name].scope == "samples"}
-    return all(set(row.metrics) == names for row in found.rows) and (
-        found.model["method"] == DATA or samplers == [(s.solver, s.steps, s.guidance) for s in spec.samplers]
-    )
+def _held(path: Path, spec: Protocol, model: Model | None, options: Options, want: Wanted) -> Result | None:
+    """What is already there of an evaluation; None when nothing is, or cannot be told to be of it.
 
-
-def _finished(path: Path, spec: Protocol, model: Model | None, options: Options) -> Result | None:
-    """A result already there for exactly this evaluation, or for one whose rows it keeps."""
-    if options.overwrite or not path.is_file():
+    Raises ValueError in one line for a file that is no result, and for one that is ranked where this evaluation is not and would replace it.
+    """
+    if options.overwrite or not can_be_told(model) or not path.is_file():
         return None
-    found = result.read(path)
-    accelerated = found.environment.get("acceleration", asdict(Acceleration()))
-    expected = {"weights_sha256": None, "code_sha256": None, **(model.identity if model else {})}
-    same = (
-        (
-            found.benchmark["sha256"] == spec.sha256
-            or (found.benchmark["sha256"] in spec.keeps and _rows_fit(found, spec))
-        )
-        and all(found.model.get(key) == expected[key] for key in ("weights_sha256", "code_sha256"))
-        and found.seeds == options.seeds(spec)
-        and found.samples_per_seed == options.samples(spec)
-        and found.ranked == options.ranked
-        and accelerated == asdict(options.acceleration)
-    )
-    if not same and found.ranked and not options.ranked:
+    found = result.read_intact(path)
+    if found is None:
+        return None
+    known = found if any(row.id for row in found.rows) else adopted(found, want, spec, model, options)
+    drawn = set() if known is None else {row.id for row in known.rows}
+    if found.ranked and not options.ranked and set(want.draws) - drawn:
         raise ValueError(
             f"{path} is a ranked result, and this run (--limit, --seed-set or an acceleration) is not; "
             "give another --out, or --overwrite to replace it"
         )
-    return found if same else None
+    return known
+
+
+def _is_current(path: Path) -> bool:
+    """Whether a file has the newest schema and whole seals."""
+    try:
+        return any(row.id for row in result.read(path).rows)
+    except ValueError:
+        return False
 
 
 def _inside(folder: Path, *names: str) -> Path:
@@ -92,7 +86,7 @@ def evaluate_one(
     _require_own_name(model)
     if model.recipe is not None:
         require_closed(model.recipe, task, model.name)
-    return _evaluate(spec, task, as_it_is(model), options, out, report)
+    return _evaluate(spec, task, identified(model), options, out, report)
 
 
 def _computed(run: Evaluation, measure: Callable[[], Result]) -> Result:
@@ -111,22 +105,23 @@ def _evaluate(
     spec: Protocol, task: Task, model: Model | None, options: Options, out: Path | None, report: Report
 ) -> Result:
     run = Evaluation(spec, task, model, options, None, None, report)
+    want = wanted(spec, task, model, options)
     if out is None:
-        return _computed(run, run.run)
+        return _computed(run, lambda: Filling(run, want, None).filled())
     entry = DATA if model is None else _require_own_name(model)
     path = _inside(out / "results", spec.name, task.name, f"{entry}.json")
-    found = _finished(path, spec, model, options)
-    if found is not None:
-        if found.benchmark["sha256"] != spec.sha256:
-            earlier = found
-            found = _computed(run, lambda: run.measure_flow_again(earlier))
-            found.save(out / "results")
-        return found
-    if model is not None:
+    held = _held(path, spec, model, options, want)
+    if held is not None and want.finished(held):
+        # The same numbers under another protocol, or read from a file of schema 1 or with a broken seal, are written again: that is cheap.
+        done = replace(held, benchmark=run.benchmark())
+        if done != held or not _is_current(path):
+            done.save(out / "results")
+        return done
+    if model is not None and can_be_told(model):
         run.units = _inside(out / ".units", fingerprint([run.identity(), options.samples(spec), options.seeds(spec)]))
         if options.overwrite:
             shutil.rmtree(run.units, ignore_errors=True)
-    done = _computed(run, run.run)
+    done = _computed(run, lambda: Filling(run, want, held).filled())
     done.save(out / "results")
     if run.units is not None:
         shutil.rmtree(run.units, ignore_errors=True)

@@ -14,7 +14,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def _known(module: str) -> bool:
     return module.partition(".")[0] in sys.stdlib_module_names or module.startswith("fmbench")
 
 
-def tree_hash(source: str) -> str:
+def tree_hash(source: str | bytes) -> str:
     """SHA-256 of the syntax tree of Python source: comments, layout and docstrings change nothing. Raises SyntaxError."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -86,9 +86,13 @@ class _Digest:
         if loaded is None or file is None or not Path(file).is_file():
             raise Unidentified(f"module {name} has no source")
         self.modules[name] = tree_hash(Path(file).read_text())
+        self.held(loaded)
+
+    def held(self, loaded: types.ModuleType) -> None:
+        """The user's modules that a module holds, or took something from."""
         for value in list(vars(loaded).values()):
             inner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-            if isinstance(inner, str) and inner != name and inner in sys.modules:
+            if isinstance(inner, str) and inner != loaded.__name__ and inner in sys.modules:
                 self.module(inner)
 
     def value(self, value: Any) -> None:
@@ -218,4 +222,20 @@ def code_identity(*objects: Any) -> str | None:
         return None
     for name, found in sorted(digest.modules.items()):
         digest.say(name, found)
+    return digest.hash.hexdigest()
+
+
+def modules_identity(modules: Iterable[types.ModuleType]) -> str | None:
+    """SHA-256 of the user's modules that these hold or took something from, themselves excluded; None when the source of one is gone."""
+    given = list(modules)
+    digest = _Digest()
+    digest.modules = {module.__name__: "" for module in given}
+    try:
+        for module in given:
+            digest.held(module)
+    except Exception:
+        return None
+    for name, found in sorted(digest.modules.items()):
+        if found:
+            digest.say(name, found)
     return digest.hash.hexdigest()

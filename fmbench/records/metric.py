@@ -37,6 +37,7 @@ class Metric:
         range: lowest and highest value it can have, which neither value nor interval leaves.
         default: whether `fmbench score` measures it when no metrics are named.
         first_seed: measured on the first evaluation seed only, whose noise the reference solve starts from.
+        version: of its definition, raised when the same samples would give another number.
         column: whether it has a column in tables; otherwise it is in the result files and the CSV only.
 
     Raises ValueError in one line for a scope, side or kind that does not exist.
@@ -54,11 +55,16 @@ class Metric:
     default: bool = False
     first_seed: bool = False
     column: bool = True
+    version: int = 1
 
     def __post_init__(self) -> None:
         for what, value, allowed in (("scope", self.scope, SCOPES), ("better", self.better, BETTER)):
             if value not in allowed:
                 raise ValueError(f"metric {self.label!r}: {what} must be one of {', '.join(allowed)}, got {value!r}")
+        if not isinstance(self.version, int) or isinstance(self.version, bool) or self.version < 1:
+            raise ValueError(
+                f"metric {self.label!r}: version must be a whole number of at least 1, got {self.version!r}"
+            )
         if not set(self.kinds) <= set(KINDS):
             raise ValueError(f"metric {self.label!r}: kinds must be among {', '.join(KINDS)}, got {self.kinds!r}")
 

@@ -31,8 +31,6 @@ class Protocol:
         flow: ``samples`` and ``steps`` of the reference solve; ``probes`` points and ``probe_steps`` for metrics that look at the field itself.
         latency: ``batches``, sizes in rising order, and ``seconds`` for each, by sampler.
         rank: primary metric by task kind or task name, and ``steps``, the budget at which entries are ranked.
-        keeps: hashes of earlier versions that differ in nothing that concerns the rows of a result (samples, samplers, their metrics and
-            latencies): a result of theirs keeps its rows, and only its flow is measured again.
     """
 
     name: str
@@ -46,7 +44,6 @@ class Protocol:
     flow: Mapping[str, int]
     latency: Mapping[str, Any]
     rank: Mapping[str, Any]
-    keeps: tuple[str, ...] = ()
     sha256: str = field(default="", compare=False)
 
 
@@ -54,8 +51,10 @@ LARGEST = 100_000_000
 """More samples, seeds or steps than this are a slip of the pen."""
 _KEYS: dict[str, Any] = {
     "name": str, "version": int, "summary": str, "tasks": tuple[str, ...], "samples": int, "seeds": tuple[int, ...],
-    "samplers": tuple[dict, ...], "metrics": tuple[str, ...], "flow": dict, "latency": dict, "rank": dict, "keeps": tuple[str, ...],
+    "samplers": tuple[dict, ...], "metrics": tuple[str, ...], "flow": dict, "latency": dict, "rank": dict,
 }  # fmt: skip
+_READ_NO_MORE = {"keeps": tuple[str, ...]}
+"""Keys of earlier versions of fmbench: allowed, because a protocol's hash is that of its whole content, and without effect."""
 _TABLES = {
     "flow": {"samples": int, "steps": int, "probes": int, "probe_steps": int},
     "latency": {"batches": tuple[int, ...], "seconds": float},
@@ -135,8 +134,8 @@ def check_rank(table: Mapping[str, Any], tasks: Sequence[str], where: str) -> No
 
 def parse(content: Mapping[str, Any], where: str) -> Protocol:
     """Build a protocol from parsed TOML. Raises ValueError naming file, key and what is allowed; UnknownName for unknown names."""
-    check_table(content, _KEYS, where)
-    if missing := [key for key in _KEYS if key not in content and key != "keeps"]:
+    check_table(content, _KEYS | _READ_NO_MORE, where)
+    if missing := [key for key in _KEYS if key not in content]:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
     for table, keys in _TABLES.items():
         check_table(content[table], keys, f"{where} [{table}]")
@@ -155,9 +154,7 @@ def parse(content: Mapping[str, Any], where: str) -> Protocol:
                 raise UnknownName(f"{where}: {nearest(kind, name, known)}")
     _check_settings(content, where)
     check_rank(content["rank"], content["tasks"], f"{where} [rank]")
-    fields: dict[str, Any] = {
-        k: tuple(v) if k in ("tasks", "seeds", "metrics", "keeps") else v for k, v in content.items()
-    }
+    fields: dict[str, Any] = {k: tuple(content[k]) if k in ("tasks", "seeds", "metrics") else content[k] for k in _KEYS}
     fields["samplers"] = _samplers(content["samplers"], f"{where} [[samplers]]")
     return Protocol(**fields, sha256=fingerprint(content))
 

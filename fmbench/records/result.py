@@ -1,21 +1,22 @@
 """A result: one JSON file per (benchmark, task, entry), machine-written. Reading it needs no torch.
 
-What a file may hold is said in :mod:`fmbench.records.schema`, and checked here when one is written and when one is read.
+What a result may hold is said in :mod:`fmbench.records.schema`, how a file holds it in :mod:`fmbench.records.file`; both are checked here
+when one is written and when one is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmbench.records import file
 from fmbench.records.sampler import Sampler
 from fmbench.records.schema import LARGEST_FILE, SCHEMA, EstimateTable, ResultFile, check_value
 from fmbench.records.typed import plain, require
-from fmbench.storage.files import write_json
+from fmbench.storage.files import write_atomic
 from fmbench.storage.readers import MEBIBYTE, read_json
 
 
@@ -29,6 +30,8 @@ class Estimate:
         n: number of samples (or trajectories) behind it.
         reason: why ``value`` is None.
         details: extractor and reference hashes, solver of a reference solve, and whatever else pins the number.
+        key: what determines it beside the samples (:mod:`fmbench.records.keys`); empty where nobody said.
+        run: name of the run it was measured in, a key of :attr:`Result.runs`; empty for the result's own.
     """
 
     value: float | None
@@ -36,6 +39,8 @@ class Estimate:
     n: int = 0
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    key: str = field(default="", compare=False)
+    run: str = field(default="", compare=False)
 
     @classmethod
     def missing(cls, reason: str) -> Estimate:
@@ -55,6 +60,8 @@ class Row:
             every batch size in ``batches`` and the ``best`` of them; None when not timed.
         samples: ``n`` in all and the ``sha256`` of the float32 samples of all seeds in order.
         failed: one line when the samples were unusable (NaN, an exception), else None.
+        id: name of the draw, made of all that determines the samples (:mod:`fmbench.records.keys`); empty where nobody said.
+        run: name of the run it was drawn in; empty for the result's own.
     """
 
     solver: str
@@ -65,6 +72,8 @@ class Row:
     latency: Mapping[str, Any] | None = None
     samples: Mapping[str, Any] = field(default_factory=dict)
     failed: str | None = None
+    id: str = field(default="", compare=False)
+    run: str = field(default="", compare=False)
 
     @property
     def sampler(self) -> Sampler:
@@ -93,6 +102,9 @@ class Result:
         environment: versions, device, threads, git commit.
         cost: parameters, FLOPs of one network evaluation, peak memory and energy of a batch; empty for real data.
         unranked_because: why ``ranked`` is False, one line for each reason; empty in files of versions that did not say.
+        flow_id: name of the reference solve; empty where nobody said.
+        runs: later runs that filled in what was missing, by name: environment, time and duration.
+        retired: numbers that another definition, other samples or other weights have replaced, by draw and metric.
         status: a rung of :data:`~fmbench.records.schema.STATUSES`.
     """
 
@@ -112,6 +124,9 @@ class Result:
     schema: int = SCHEMA
     cost: Mapping[str, Any] = field(default_factory=dict)
     unranked_because: tuple[str, ...] = ()
+    flow_id: str = field(default="", compare=False)
+    runs: Mapping[str, Any] = field(default_factory=dict)
+    retired: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def entry(self) -> str:
@@ -119,11 +134,16 @@ class Result:
         return str(self.model["name"]).rpartition("/")[2]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data, every number with all that describes it: schema 1, which is long. Files are shorter (:mod:`fmbench.records.file`)."""
         content = dataclasses.asdict(self)
-        if not self.unranked_because:
-            # Files without reasons stay what they were before there were any.
-            del content["unranked_because"]
+        for name in ("unranked_because", *SAID_WHERE_KNOWN):
+            if name in content and not content[name]:
+                # Files without them stay what they were before there were any.
+                del content[name]
+        for table in (*content["rows"], *_estimates_in(content)):
+            for name in SAID_WHERE_KNOWN:
+                if not table.get(name, True):
+                    del table[name]
         return content
 
     def save(self, folder: Path) -> Path:
@@ -134,16 +154,24 @@ class Result:
         try:
             content = plain(self.to_json())
             require(content, ResultFile)
-            size = len(json.dumps(content, indent=2))
-            if size > LARGEST_FILE:
+            text = file.text(file.fold(content))
+            if len(text) > LARGEST_FILE:
                 raise ValueError(
-                    f"it takes {size / MEBIBYTE:.1f} MiB, and at most {LARGEST_FILE / MEBIBYTE:g} are read"
+                    f"it takes {len(text) / MEBIBYTE:.1f} MiB, and at most {LARGEST_FILE / MEBIBYTE:g} are read"
                 )
         except ValueError as error:
             raise ValueError(f"the result of {self.model.get('name')!r} cannot be written: {error}") from None
         path = folder / self.benchmark["name"] / self.task["name"] / f"{self.entry}.json"
-        write_json(path, content)
+        write_atomic(path, text)
         return path
+
+
+SAID_WHERE_KNOWN = ("key", "run", "id", "flow_id", "runs", "retired")
+
+
+def _estimates_in(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for table in (*(row["metrics"] for row in content["rows"]), content["flow"]):
+        yield from table.values()
 
 
 def check_estimate(name: str, estimate: Estimate) -> None:
@@ -155,11 +183,7 @@ def _estimates(table: Mapping[str, Any]) -> dict[str, Estimate]:
     return {k: Estimate(**{**v, "ci": tuple(v["ci"]) if v.get("ci") else None}) for k, v in table.items()}
 
 
-def parse(content: Any) -> Result:
-    """A result from plain data. Raises ValueError in one line, the place first, for anything that :mod:`fmbench.records.schema` refuses."""
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if isinstance(schema, int) and schema != SCHEMA:
-        raise ValueError(f"schema {schema}, this version reads {SCHEMA}")
+def _of_long_form(content: Any) -> Result:
     require(content, ResultFile)
     rows = tuple(Row(**{**row, "metrics": _estimates(row["metrics"])}) for row in content["rows"])
     fields = {"rows": rows, "flow": _estimates(content["flow"]), "seeds": tuple(content["seeds"])}
@@ -167,8 +191,25 @@ def parse(content: Any) -> Result:
     return Result(**{**content, **fields, "unranked_because": reasons})
 
 
+def _is_file(content: Any) -> bool:
+    """Whether plain data is of the schema of files; raises ValueError for one that this version does not read."""
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if isinstance(schema, int) and schema not in (SCHEMA, file.SCHEMA):
+        raise ValueError(f"schema {schema}, this version reads {SCHEMA} and {file.SCHEMA}")
+    return schema == file.SCHEMA
+
+
+def parse(content: Any) -> Result:
+    """A result from plain data of schema 1 or 2.
+
+    Raises ValueError in one line, the place first, for anything that :mod:`fmbench.records.schema` refuses, and for numbers of schema 2 that
+    are not those of their seals.
+    """
+    return _of_long_form(file.unfold(content) if _is_file(content) else content)
+
+
 def read(path: Path) -> Result:
-    """Read one result.
+    """Read one result, of schema 1 or 2.
 
     Raises FileNotFoundError, or ValueError in one line that names the file and the place, for anything that :meth:`Result.save` would not
     have written.
@@ -176,5 +217,21 @@ def read(path: Path) -> Result:
     content = read_json(path, "result", LARGEST_FILE)
     try:
         return parse(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_intact(path: Path) -> Result | None:
+    """What :func:`read` gives, without the draws and flows whose numbers are not those that were measured; None when no draw is left.
+
+    Raises FileNotFoundError and ValueError as :func:`read` does for everything else.
+    """
+    content = read_json(path, "result", LARGEST_FILE)
+    try:
+        if not _is_file(content):
+            return parse(content)
+        file.check(content)
+        bad = file.broken(content)
+        return None if set(content["draws"]) <= set(bad) else _of_long_form(file.unfold(content, bad))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

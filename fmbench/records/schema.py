@@ -1,4 +1,4 @@
-"""What a result file may hold: every table with its fields, their types and ranges, and the laws between them.
+"""What a result may hold: every table with its fields, their types and ranges, and the laws between them (schema 1, unfolded).
 
 It is checked when a result is written and when one is read (:mod:`fmbench.records.result`), nowhere else. A field that is not here is refused;
 only ``details`` of an estimate takes what a metric likes to add.
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from fmbench.records.metric import KINDS, METRICS, Metric
 from fmbench.records.names import LONGEST, check_name
@@ -68,6 +68,8 @@ class EstimateTable(Closed, frozen=True):
     n: Count = 0
     reason: Text | None = None
     details: Details = Details()
+    key: str = ""
+    run: str = ""
 
     def __post_init__(self) -> None:
         if self.value is None:
@@ -119,8 +121,9 @@ class Best(Closed, frozen=True):
 
 
 class Latency(Batch, frozen=True):
-    """Latency of the largest batch size with its conditions, of all of them, and the best."""
+    """Latency of the largest batch size with its conditions, of all of them, and the best; or why there is none."""
 
+    batch: Positive | None = None
     first_call: Seconds | None = None
     clock: str | None = None
     device: str | None = None
@@ -131,6 +134,13 @@ class Latency(Batch, frozen=True):
     clock_mhz: Amount | None = None
     best: Best | None = None
     batches: tuple[Batch, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        law(
+            self.batch is not None or self.failed is not None,
+            "batch must say of how many samples, or failed why there is none",
+        )
 
 
 class LeftOut(Closed, frozen=True):
@@ -180,6 +190,8 @@ class RowTable(Closed, frozen=True):
     latency: Latency | None = None
     samples: Samples = Samples()
     failed: Text | None = None
+    id: str = ""
+    run: str = ""
 
     def __post_init__(self) -> None:
         _named("solver", self.solver, "a solver")
@@ -295,6 +307,27 @@ class Cost(Closed, frozen=True):
     reason: str | None = None
 
 
+class Run(Closed, frozen=True):
+    """Where, when and how long numbers were made."""
+
+    environment: Environment
+    created: str = ""
+    seconds: Seconds = 0.0
+    peak_memory_bytes: Count | None = None
+
+    def __post_init__(self) -> None:
+        law(is_time(self.created), f"created must be a time as in ISO 8601, or empty, got {shown(self.created)}")
+
+
+class Retired(Closed, frozen=True):
+    """A number that was replaced."""
+
+    k: str
+    value: Number | None = None
+    ci: tuple[Number, Number] | None = None
+    n: Count = 0
+
+
 class ResultFile(Closed, frozen=True):
     """A whole result."""
 
@@ -314,6 +347,9 @@ class ResultFile(Closed, frozen=True):
     created: str = ""
     cost: Cost = Cost()
     unranked_because: tuple[Text, ...] = ()
+    flow_id: str = ""
+    runs: dict[str, Run] = field(default_factory=dict)
+    retired: dict[str, dict[str, Retired]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         task, _, entry = self.model.name.rpartition("/")
@@ -325,9 +361,10 @@ class ResultFile(Closed, frozen=True):
         one_of("status", self.status, STATUSES)
         law(len(set(self.seeds)) == len(self.seeds), f"seeds must differ from each other, got {shown(self.seeds)}")
         law(not (self.ranked and self.unranked_because), "unranked_because must be empty where ranked is true")
-        law(_is_time(self.created), f"created must be a time as in ISO 8601, or empty, got {shown(self.created)}")
+        law(is_time(self.created), f"created must be a time as in ISO 8601, or empty, got {shown(self.created)}")
         _check_estimates("flow", self.flow, "flow")
         self._check_rows()
+        self._check_runs()
         for index, row in enumerate(self.rows):
             self._check_seeds(f"rows[{index}].metrics", row.metrics)
         self._check_seeds("flow", self.flow)
@@ -341,6 +378,14 @@ class ResultFile(Closed, frozen=True):
             law(first == index, f"rows[{index}] has the sampler of rows[{first}]")
             same = row.failed is not None or set(row.metrics) == names
             law(same, f"rows[{index}].metrics must have the metrics of the other rows")
+
+    def _check_runs(self) -> None:
+        """Every run that is named is there."""
+        for index, row in enumerate(self.rows):
+            law(row.run in ("", *self.runs), f"rows[{index}].run names no run, got {shown(row.run)}")
+        for table in (*(row.metrics for row in self.rows), self.flow):
+            for name, estimate in table.items():
+                law(estimate.run in ("", *self.runs), f"runs has no {shown(estimate.run)}, which {shown(name)} names")
 
     def _check_seeds(self, field: str, estimates: Mapping[str, EstimateTable]) -> None:
         for name, estimate in estimates.items():
@@ -357,7 +402,8 @@ def _named(field: str, name: str, what: str) -> None:
         raise ValueError(f"{field}: {error}") from None
 
 
-def _is_time(text: str) -> bool:
+def is_time(text: str) -> bool:
+    """Whether text is a time as in ISO 8601, or empty."""
     if text == "":
         return True
     try:

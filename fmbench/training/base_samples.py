@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from fmbench.execution.state import state_hash
 from fmbench.progress import progress_bars
 from fmbench.storage import tensors
 from fmbench.storage.files import fingerprint, sha256
@@ -25,12 +25,6 @@ from fmbench.storage.readers import MEBIBYTE
 Base = TypeVar("Base", bound=nn.Module)
 MOST_BYTES = 16 * 1024 * MEBIBYTE
 """Of samples on disk; a method that draws in every step draws more, which it never asks for again."""
-
-
-def state_hash(flow: nn.Module) -> str:
-    """SHA-256 of the weights and buffers of a flow."""
-    # Copies, because modules may share a tensor.
-    return sha256(save({k: v.contiguous().clone() for k, v in flow.state_dict().items()}))
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from fmbench.execution.state import state_hash
 from fmbench.flows.flow import Flow
 from fmbench.methods.base import Method
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, Training
 from fmbench.training import checkpoint
-from fmbench.training.base_samples import state_hash
 from fmbench.training.optimisers import make_optimiser, state_after_a_step
 from fmbench.training.piecewise import Cut, Group
 from fmbench.training.sharding import in_slices, require_called

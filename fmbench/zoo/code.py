@@ -18,25 +18,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from fmbench.execution.foreign import ForeignError, foreign, isolated
+from fmbench.execution.identity import code_identity, is_users, modules_identity, tree_hash
 from fmbench.methods.base import Method
-from fmbench.registry import trainable
+from fmbench.records import versions
+from fmbench.registry import NETS, trainable
 from fmbench.storage.files import fingerprint, sha256
 from fmbench.storage.readers import MEBIBYTE, read_bytes
 
 LARGEST = 4 * MEBIBYTE
 """Bytes of a file of code."""
+NO_PLUGINS = ("fmbench", "torch", "builtins", "abc", "typing")
+"""Packages whose classes come with every method: they are identified by declared versions, or recorded with the environment."""
 
 
 @dataclass
 class Source:
-    """A method file that has been executed: its module, the modules beside it, and the hash of their content."""
+    """A method file that has been executed: its module, the modules beside it, the hash of their content and of their syntax trees."""
 
     file: Path
     digest: str
     module: ModuleType
+    trees: dict[str, str]
     neighbours: dict[str, ModuleType] = field(default_factory=dict)
 
 
@@ -71,11 +77,28 @@ def method_class(spec: str) -> type[Method]:
     return kind
 
 
-def code_hash(kind: type) -> str:
-    """SHA-256 of the source file of a class: which code was evaluated. The modules that a method file imports from beside it count too."""
-    if kind in _SOURCES:
-        return _SOURCES[kind].digest
-    return sha256(Path(inspect.getfile(kind)).read_bytes())
+def code_hash(kind: type, net: str | None = None) -> str | None:
+    """What identifies the code of a method class with its net: declared versions of fmbench's own, syntax trees of everything of the user's.
+
+    Comments, layout and docstrings change nothing, nor does any edit of fmbench's files that raises no version. The modules that a method
+    file imports from beside it count, and those of the user's elsewhere. None when it cannot be told.
+    """
+    # One of fmbench's own has a version that covers what it inherits; a class of the user's is that and the versions of its bases.
+    own = versions.of_classes([kind])
+    said: list[Any] = own or versions.of_classes(kind.__mro__)
+    if net:
+        said.append(versions.declared(NETS, net))
+    for base in kind.__mro__:
+        if base in _SOURCES or is_users(base.__module__) or base.__module__.partition(".")[0] in NO_PLUGINS:
+            continue
+        said.append([base.__module__, base.__qualname__, versions.package_version(base.__module__)])
+    theirs: list[Any] = []
+    source = _SOURCES.get(kind)
+    if source is not None:
+        theirs = [kind.__qualname__, source.trees, modules_identity([source.module, *source.neighbours.values()])]
+    elif is_users(kind.__module__):
+        theirs = [code_identity(kind)]
+    return None if None in theirs else fingerprint([*said, *theirs])
 
 
 @contextmanager
@@ -94,14 +117,15 @@ def _execute(file: Path) -> Source:
 
     Its module stays in ``sys.modules``, as ``inspect`` and dataclasses need.
     """
-    digest = _digest(file)
+    content = _read(file)
+    digest, trees = _digest(file, content), _trees(file, content)
     known = _EXECUTED.get(file)
     if known is not None and known.digest == digest:
         return known
     name = f"fmbench_user_{file.stem}_{sha256(f'{file} {digest}'.encode())[:16]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
-    source = Source(file, digest, importlib.util.module_from_spec(spec))
+    source = Source(file, digest, importlib.util.module_from_spec(spec), trees)
     sys.modules[name] = source.module
     try:
         with isolated(), _first(file.parent, source.neighbours), foreign():
@@ -169,8 +193,8 @@ def _gives_way(top: str, children: set[str]) -> bool:
     return not {"site-packages", "dist-packages"} & set(Path(origin).parts)
 
 
-def _digest(file: Path) -> str:
-    """SHA-256 of a file, and of those that it imports from its own folder, directly or not, where there are any."""
+def _read(file: Path) -> dict[Path, bytes]:
+    """The content of a file, and of those that it imports from its own folder, directly or not."""
     content = {file: read_bytes(file, LARGEST, "file of code")}
     waiting = [file]
     while waiting:
@@ -179,9 +203,26 @@ def _digest(file: Path) -> str:
             if found not in content:
                 content[found] = read_bytes(found, LARGEST, "file of code")
                 waiting.append(found)
+    return content
+
+
+def _digest(file: Path, content: dict[Path, bytes]) -> str:
+    """SHA-256 of all bytes: a file is executed again when any of them changes."""
     hashes = {str(path.relative_to(file.parent)): sha256(data) for path, data in content.items()}
     own = hashes.pop(file.name)
     return fingerprint([own, hashes]) if hashes else own
+
+
+def _trees(file: Path, content: dict[Path, bytes]) -> dict[str, str]:
+    """Hashes of the syntax trees of the files by their place, of the bytes of one that cannot be parsed; the file itself is ``.``."""
+    found = {}
+    for path, data in content.items():
+        place = "." if path == file else str(path.relative_to(file.parent))
+        try:
+            found[place] = tree_hash(data)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            found[place] = sha256(data)
+    return found
 
 
 def _imports(code: bytes, file: Path, folder: Path) -> list[Path]:

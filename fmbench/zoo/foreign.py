@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fmbench.execution.foreign import foreign, isolated
+from fmbench.execution.state import state_hash
 from fmbench.methods.base import VelocityMethod
 from fmbench.records.names import check_entry_name
 from fmbench.registry import TASKS
@@ -100,30 +99,6 @@ def modules_of(value: Any, depth: int = DEEPEST) -> list[nn.Module]:
     for part in inner:
         found.update({id(module): module for module in modules_of(part, depth - 1)})
     return list(found.values())
-
-
-def _feed(digest: Any, name: str, value: Any) -> None:
-    if isinstance(value, Tensor):
-        tensor = value.detach()
-        tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            _feed(digest, f"{name}.{key}", part)
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            _feed(digest, f"{name}.{index}", part)
-    else:
-        digest.update(f"{name} {type(value).__name__}\n".encode())
-        digest.update(pickle.dumps(value, protocol=4))
-
-
-def state_hash(module: nn.Module) -> str:
-    """SHA-256 of everything a module holds: names, shapes, dtypes and bits of its tensors, and its extra state."""
-    digest = hashlib.sha256()
-    _feed(digest, "", module.state_dict())
-    return digest.hexdigest()
 
 
 def _require_usable(field: Any, call: Any) -> None:

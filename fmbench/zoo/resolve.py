@@ -43,7 +43,8 @@ def load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
     # The initial weights are drawn and thrown away; a caller's random numbers must not depend on what was loaded before.
     with torch.random.fork_rng(devices=[]):
         method = _sized(entry, kind, task, where)
-    identity: dict[str, Any] = {"license": recipe.license, "recipe": recipe.identity(), "code_sha256": code_hash(kind)}
+    code = code_hash(kind, recipe.net.get("name") if recipe.net else None)
+    identity: dict[str, Any] = {"license": recipe.license, "recipe": recipe.identity(), "code_sha256": code}
     if any(True for _ in method.parameters()):
         file = str(entry.weights_path)
         saving.restore(method, saving.from_bytes(entry.read_weights(), file), recipe.train.storage, file)

@@ -4,6 +4,7 @@ Seeded and bounded. Every case is a real committed result, cut to a few rows, ch
 task. What `leaderboard build` accepted must satisfy laws that are written here once more, from the raw JSON.
 """
 
+import contextlib
 import copy
 import csv
 import json
@@ -16,6 +17,7 @@ import statistics
 import pytest
 
 from fmbench.cli import main
+from fmbench.records import file, result
 from fmbench.storage.bundled import PACKAGE
 
 RESULTS = PACKAGE.parent / "leaderboard" / "results"
@@ -39,7 +41,7 @@ RANGES = {
 
 def cut(path, rows):
     """A committed result with its first rows only."""
-    content = json.loads((RESULTS / path).read_text())
+    content = json.loads(json.dumps(result.read(RESULTS / path).to_json()))
     content["rows"] = content["rows"][:rows]
     return content
 
@@ -319,3 +321,44 @@ def test_a_result_with_the_name_of_a_path_is_nowhere_believed(tmp_path, capsys):
         assert code == 1
         assert "cannot name a" in said[0]
         assert {p: p.read_bytes() for p in board.rglob("*") if p.is_file()} == before
+
+
+# -- files of schema 2 -----------------------------------------------------------------------------------------------------
+
+
+def resealed(content):
+    """Seals that fit, where the content can be sealed at all: what is to be found is behind them."""
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+        content["seals"] = {
+            name: file.seal(table, content["draws"].get(name), content["pins"])
+            for name, table in content["cells"].items()
+        }
+    return content
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_whatever_is_in_a_file_is_a_result_or_one_line(kind, tmp_path):
+    rng = random.Random(f"file {kind}")
+    whole = json.loads((RESULTS / KINDS[kind][1]).read_text())
+    for name in list(whole["draws"])[2:]:
+        del whole["draws"][name], whole["cells"][name], whole["seals"][name]
+    refused = 0
+    for _ in range(CASES):
+        content = copy.deepcopy(whole)
+        for _ in range(rng.randint(1, 2)):
+            change(rng, content)
+        if isinstance(content, dict) and rng.random() < 0.8:
+            resealed(content)
+        path = tmp_path / "one.json"
+        path.write_text(json.dumps(content))
+        try:
+            found = result.read(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(str(path))
+            assert "\n" not in str(error)
+            assert len(str(error)) < 2000
+            continue
+        assert result.read(found.save(tmp_path)) == found
+        assert result.read_intact(path) == found
+    assert CASES / 4 < refused < CASES

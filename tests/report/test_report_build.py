@@ -91,7 +91,7 @@ def test_what_has_no_place_among_results_is_named_and_not_followed(folder, tmp_p
     results, task = folder / "results", folder / "results" / "transport-2d" / "digits"
     whole = (task / "cfm.json").read_text()
     mine = json.loads(whole)
-    mine["model"]["name"] = "digits/mine"
+    mine["entry"]["name"] = "digits/mine"
     (outside / "transport-2d" / "digits").mkdir(parents=True)
     (outside / "transport-2d" / "digits" / "mine.json").write_text(json.dumps(mine))
     (task / "mine.json").symlink_to(outside / "transport-2d" / "digits" / "mine.json")

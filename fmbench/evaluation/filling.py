@@ -1,0 +1,180 @@
+"""A result filled in cell by cell: what is there and would come out again stays, what is missing is measured, what was replaced is retired."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fmbench.evaluation.acceleration import Acceleration
+from fmbench.evaluation.evaluation import Evaluation
+from fmbench.evaluation.flow_scoring import FlowScorer
+from fmbench.evaluation.wanted import Wanted
+from fmbench.execution.foreign import ForeignError
+from fmbench.records.file import own_run
+from fmbench.records.metric import METRICS
+from fmbench.records.result import Estimate, Result, Row
+from fmbench.records.sampler import Sampler
+
+TOLERANCE = 1e-3
+"""Relative difference between two measurements of one number: the same weights give samples that differ in their last bits between machines."""
+NEW = "new"
+"""Run of what is being measured, until it has a name."""
+MOST_RETIRED = 100
+"""Numbers that a file keeps after they were replaced, the last ones."""
+
+
+def near(one: Estimate, other: Estimate) -> bool:
+    """Whether two measurements under the same key agree: within :data:`TOLERANCE`, or a tenth of their interval."""
+    if one.value is None or other.value is None:
+        return one.value is other.value
+    width = min((e.ci[1] - e.ci[0] for e in (one, other) if e.ci is not None), default=0.0)
+    return abs(one.value - other.value) <= max(TOLERANCE * max(abs(one.value), abs(other.value)), width / 10)
+
+
+def _keyed(estimates: Mapping[str, Estimate], keys: Mapping[str, str]) -> dict[str, Estimate]:
+    return {name: dataclasses.replace(estimate, key=keys[name], run=NEW) for name, estimate in estimates.items()}
+
+
+def _disputed(name: str, label: str, old: Estimate, new: Estimate) -> ValueError:
+    return ValueError(
+        f"{name} is disputed: {label} is {old.value} in the file and {new.value} now, of the same weights, code and versions; "
+        "--overwrite replaces the file, another --out leaves it"
+    )
+
+
+def united(
+    old: Mapping[str, Estimate], new: Mapping[str, Estimate], order: Sequence[str], what: str
+) -> dict[str, Estimate]:
+    """Both tables in one, in the order given: under the same key the older number stays.
+
+    Raises ValueError in one line, which names ``what``, where the two disagree.
+    """
+    for name in new:
+        if name in old and old[name].key == new[name].key and not near(old[name], new[name]):
+            raise _disputed(what, name, old[name], new[name])
+    chosen = {**new, **{n: e for n, e in old.items() if n not in new or new[n].key == e.key}}
+    return {name: chosen[name] for name in order}
+
+
+class Filling:
+    """One evaluation and what there is of it already (``held`` None: nothing)."""
+
+    def __init__(self, run: Evaluation, want: Wanted, held: Result | None) -> None:
+        self.run, self.want, self.held = run, want, held
+        self.rows = {} if held is None else {row.id: row for row in held.rows if row.id}
+        self.flows: FlowScorer = run.flow_scorer(want.flow_lacks(held))
+
+    def _endpoints(self, names: Sequence[str]) -> Any:
+        """Ends of the reference solve, where a metric looks at them."""
+        return self.flows.endpoints() if any(METRICS[name].first_seed for name in names) else None
+
+    def _drawn(self, sampler: Sampler, names: Sequence[str], timed: bool) -> Row:
+        if self.run.model is None:
+            return self.run.data_row(names)
+        return self.run.accelerated_row(sampler, self._endpoints(names), names, timed)
+
+    def row(self, name: str, sampler: Sampler) -> Row:
+        """A draw with all its metrics; what there is of it is not measured again."""
+        everything, held = list(self.want.keys), self.rows.get(name)
+        if held is None or (held.failed is not None and self.want.lacks(held)):
+            made = self._drawn(sampler, everything, timed=True)
+            return dataclasses.replace(made, id=name, run=NEW, metrics=_keyed(made.metrics, self.want.keys))
+        names, timed = self.want.lacks(held), self.want.timed(held)
+        kept = {n: e for n, e in held.metrics.items() if n in self.want.keys and n not in names}
+        if not names and timed:
+            return dataclasses.replace(held, metrics={n: kept[n] for n in everything})
+        plain = self.run.options.acceleration == Acceleration()
+        if timed and plain and self.run.model is not None and all(METRICS[n].first_seed for n in names):
+            made = self.run.paired_row(sampler, self._endpoints(names), names)
+        else:
+            made = self._drawn(sampler, names, not timed)
+            made = self._checked(held, made, sampler, list(kept))
+        what = f"{self.run.name}, {sampler.label}"
+        metrics = united(kept, _keyed(made.metrics, self.want.keys), everything, what)
+        return dataclasses.replace(held, metrics=metrics, latency=held.latency if timed else made.latency)
+
+    def _checked(self, held: Row, made: Row, sampler: Sampler, kept: list[str]) -> Row:
+        """What was measured on samples that are those of the file, or of which all numbers agree with it. Raises ValueError."""
+        if made.failed != held.failed:
+            raise ForeignError(
+                f"{sampler.label} {'failed' if made.failed else 'did not fail'} this time: {made.failed or held.failed}; "
+                "--overwrite replaces the file, another --out leaves it"
+            )
+        if made.samples.get("sha256") == held.samples.get("sha256") or not kept:
+            return made
+        rest = self._drawn(sampler, kept, timed=False)
+        return dataclasses.replace(made, metrics={**made.metrics, **rest.metrics})
+
+    def flow(self) -> dict[str, Estimate]:
+        """The metrics of the flow."""
+        same = self.held is not None and self.held.flow_id == self.want.flow
+        old = (
+            {n: e for n, e in self.held.flow.items() if e.key == self.want.flow_keys.get(n)}
+            if same and self.held
+            else {}
+        )
+        new = _keyed(self.flows.score(), self.want.flow_keys) if self.flows.metrics else {}
+        return united(old, new, list(self.want.flow_keys), self.run.name)
+
+    def cost(self) -> Mapping[str, Any]:
+        """Operations, memory, energy: again when the first draw is another."""
+        first = next(iter(self.want.draws))
+        kept = self.held is not None and self.held.rows[0].id == first and self.held.cost
+        return kept or self.run.cost()
+
+    def filled(self) -> Result:
+        """The whole result. Raises ValueError in one line for a number that is disputed."""
+        began, total = time.monotonic(), len(self.want.draws) + 1
+        self.run.report(self.run.name, 0, total)
+        flow, rows = self.flow(), []
+        for index, (name, sampler) in enumerate(self.want.draws.items()):
+            if self.run.model is not None:
+                self.run.report(self.run.name, index + 1, total)
+            rows.append(self.row(name, sampler))
+        made = dataclasses.replace(self.run.result(rows, flow, self.cost(), began), flow_id=self.want.flow)
+        return joined(self.held, made)
+
+
+def retired(held: Result, made: Result) -> dict[str, dict[str, Any]]:
+    """By draw and metric: numbers of a result that another has not, and what was retired before; the last :data:`MOST_RETIRED`."""
+    # What has no key has no name either: it cannot be what another is.
+    now = {(row.id, n): e.key for row in made.rows for n, e in row.metrics.items() if e.key}
+    now |= {(f"flow:{made.flow_id}", n): e.key for n, e in made.flow.items() if e.key}
+    tables = [(row.id, row.metrics) for row in held.rows] + [(f"flow:{held.flow_id}", held.flow)]
+    items = [(draw, metric, cell) for draw, table in held.retired.items() for metric, cell in table.items()]
+    for draw, table in tables:
+        for name, e in table.items():
+            if e.value is not None and now.get((draw, name)) != e.key:
+                cell = {"k": e.key, "value": e.value, "ci": None if e.ci is None else list(e.ci), "n": e.n}
+                items.append((draw, name, {key: value for key, value in cell.items() if value is not None}))
+    found: dict[str, dict[str, Any]] = {}
+    for draw, name, cell in items[-MOST_RETIRED:]:
+        found.setdefault(draw, {})[name] = cell
+    return found
+
+
+def _with_runs(made: Result, name: Callable[[str], str]) -> Result:
+    """A result in which every run is called otherwise."""
+
+    def renamed(table: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        return {n: dataclasses.replace(e, run=name(e.run)) for n, e in table.items()}
+
+    rows = tuple(dataclasses.replace(row, run=name(row.run), metrics=renamed(row.metrics)) for row in made.rows)
+    return dataclasses.replace(made, rows=rows, flow=renamed(made.flow))
+
+
+def joined(held: Result | None, made: Result) -> Result:
+    """A filled result that says of every number in which run it was made; its own run is that of the first draws."""
+    if held is None:
+        return _with_runs(made, lambda run: "")
+    old, new = own_run(held.to_json()), own_run(made.to_json())
+    own, other = (new, old) if all(row.run == NEW for row in made.rows) else (old, new)
+    called = {NEW: new.name, "": old.name}
+    named = _with_runs(made, lambda run: called.get(run, run))
+    tables = [*(row.metrics for row in named.rows), named.flow]
+    used = {row.run for row in named.rows} | {e.run for table in tables for e in table.values()}
+    runs = {name: facts for name, facts in {**held.runs, other.name: other.facts}.items() if name in used - {own.name}}
+    final = _with_runs(named, lambda run: "" if run == own.name else run)
+    return dataclasses.replace(final, runs=runs, retired=retired(held, made), **own.facts)

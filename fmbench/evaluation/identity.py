@@ -1,0 +1,27 @@
+"""Which model was evaluated: hashes of what it holds and of the user's code that it runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fmbench.execution.foreign import foreign, isolated
+from fmbench.execution.identity import code_identity
+from fmbench.zoo.foreign import as_it_is
+from fmbench.zoo.model import Model
+
+
+def identified(model: Model) -> Model:
+    """The model with the identity of what it is now: a wrapped one may have been trained on, or be called otherwise, since it was wrapped.
+
+    ``code_sha256`` stays None where the code cannot be told; nothing may be served from a cache for such a model.
+    """
+    model = as_it_is(model)
+    if model.identity.get("code_sha256") is not None:
+        return model
+    with foreign(), isolated():
+        return replace(model, identity={**model.identity, "code_sha256": code_identity(model.method)})
+
+
+def can_be_told(model: Model | None) -> bool:
+    """Whether two runs can tell that they evaluate the same model; real samples always can."""
+    return model is None or model.identity.get("code_sha256") is not None
