@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from fmbench.methods.base import Batch, Method
+from fmbench.flows.flow import Flow, as_draws
+from fmbench.methods.base import Batch, Method, VelocityMethod
 from fmbench.records.sampler import Sampler
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a sample is conditioned on."""
-
-    labels: Tensor
+from fmbench.shapes import Condition
 
 
 class TwoTimes(nn.Module):
@@ -27,11 +20,12 @@ class TwoTimes(nn.Module):
         self.first, self.drop, self.last = nn.Linear(size + 2 + classes, 16), nn.Dropout(dropout), nn.Linear(16, size)
         self.idle = nn.Linear(2, 2)
 
-    def forward(self, x: Tensor, t: Tensor, *, r: Tensor | None = None, cond: Given | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *, r: Tensor | None = None, cond: Condition | None = None) -> Tensor:
         parts = [x.flatten(1), t[:, None], (t if r is None else r)[:, None]]
-        if self.num_classes:
-            assert cond is not None
+        if cond is not None and cond.labels is not None:
             parts.append(torch.nn.functional.one_hot(cond.labels, self.num_classes).to(x))
+        elif self.num_classes:
+            parts.append(x.new_zeros(len(x), self.num_classes))
         return self.last(self.drop(torch.tanh(self.first(torch.cat(parts, 1))))).view_as(x)
 
 
@@ -44,14 +38,9 @@ class Own(Method):
 
     dropout = 0.0
 
-    @property
-    def capabilities(self):
-        return frozenset({"labels"} if getattr(self.net, "num_classes", 0) else ())
-
     def sample(self, draws, sampler, cond=None):
-        noise = draws if isinstance(draws, Tensor) else draws.start()
-        given = {} if cond is None else {"cond": cond}
-        return noise + 0 * self.net(noise, torch.zeros(len(noise)), **given).sum()
+        x = draws.start()
+        return x + self.net(x, x.new_ones(len(x)), r=x.new_zeros(len(x)), **({} if cond is None else {"cond": cond}))
 
     def draw(self, batch: Batch, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Points, times t and r <= t, and targets."""
@@ -110,14 +99,33 @@ class TwoNetworks(Own):
 
 
 class Doubled(Own):
-    """Labels in a dataclass, and both ends in one call of twice the batch."""
+    """Labels in a condition, and both ends in one call of twice the batch."""
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         x, t, r, v = self.draw(batch, generator)
         assert batch.labels is not None
-        both = Given(torch.cat([batch.labels, batch.labels.flip(0)]))
+        both = Condition(torch.cat([batch.labels, batch.labels.flip(0)]))
         ahead, back = self.net(torch.cat([x, -x]), torch.cat([t, r]), r=torch.cat([r, t]), cond=both).chunk(2)
         return (ahead - v).square().mean() + (ahead + back).square().mean()
+
+
+class ByPlace(TwoTimes):
+    """Takes labels by position, as networks did."""
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return super().forward(x, t, cond=None if labels is None else Condition(labels))
+
+
+class OldNetwork(VelocityMethod):
+    """Asks how to call its network."""
+
+    @classmethod
+    def build_net(cls, task, net, conditional):
+        return ByPlace(torch.Size(task.shape).numel(), task.num_classes)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        times = torch.rand(len(batch.x0), generator=generator)
+        return (self.predict(batch.x0, times, batch, generator) - batch.x1).square().mean()
 
 
 class Statistics(nn.Module):
@@ -206,16 +214,16 @@ class Aside(Regression):
 class Follows(Own):
     """Learns from samples that its base draws anew in every step, whatever the base is."""
 
-    needs_teacher = needs_base = True
+    needs_base = True
 
-    def initialise(self, teacher: nn.Module) -> None:
+    def initialise(self, base: Flow) -> None:
         """Nothing is taken over."""
 
     def batches(self, task, base, batch_size):
         def source(random: torch.Generator) -> Batch:
             start = task.source.sample(batch_size, random)
             with torch.no_grad():
-                return Batch(start, base.sample(start, Sampler("euler", 1)))
+                return Batch(start, base.sample(as_draws(start), Sampler("euler", 1)))
 
         return source
 

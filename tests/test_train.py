@@ -21,6 +21,7 @@ import fmbench
 import fmbench.training.run as training
 from fmbench import noise
 from fmbench.cli import main
+from fmbench.flows.velocity import VelocityFlow
 from fmbench.methods.base import VelocityMethod
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.noise import generator
@@ -263,16 +264,16 @@ def test_pairs_made_before_an_interruption_are_not_made_again(
 
 def test_samples_of_a_teacher_are_named_by_weights_budget_and_noise(tmp_path: Path, zoo: Path) -> None:
     teacher, noise = load(f"{TASK}/tiny").method, TASKS.resolve(TASK)().source.sample(8, generator(1))
-    assert isinstance(teacher, VelocityMethod)
+    assert isinstance(teacher, VelocityFlow)
     two, three = Sampler("euler", 2), Sampler("euler", 3)
     with remembering(teacher, tmp_path) as student:
-        assert isinstance(student, VelocityMethod)
+        assert isinstance(student, VelocityFlow)
         for start, budget in ((noise, two), (noise, three), (noise + 1, two), (noise, two)):
             assert torch.equal(student.sample(start, budget), teacher.sample(start, budget))
     with torch.no_grad():
         next(teacher.parameters()).mul_(1.5)
     with remembering(teacher, tmp_path) as student:
-        assert isinstance(student, VelocityMethod)
+        assert isinstance(student, VelocityFlow)
         assert torch.equal(student.sample(noise, two), teacher.sample(noise, two))
     assert len(list(tmp_path.iterdir())) == 4
 

@@ -24,16 +24,17 @@ from fmbench.zoo.entry import WEIGHTS
 MakeRecipe = Callable[..., Recipe]
 TASK = "gaussian-8gaussians"
 FILE = Path(__file__).with_name("own_methods.py")
-METHODS = ("cfm", "MeanFlowLike", "Twofold", "Dropped", "TwoNetworks", "Doubled")
+METHODS = ("cfm", "MeanFlowLike", "Twofold", "Dropped", "TwoNetworks", "Doubled", "OldNetwork")
 
 
 def recipe_of(name: str, tiny_recipe: MakeRecipe) -> Recipe:
     """33 rows do not divide evenly; gradient descent, unlike Adam, does not turn the rounding of a small gradient into a step."""
     few = {"train.steps": 5, "train.batch_size": 33, "train.weight_decay": 0.1, "train.lr": 0.01, "train.ema": 0.5}
-    task = "digits" if name == "Doubled" else TASK
+    labelled = name in ("Doubled", "OldNetwork")
+    task = "digits" if labelled else TASK
     method = name if name == "cfm" else f"{FILE}:{name}"
     settings = {**few, "train.optimiser": "sgd", "train.storage": "float32"}
-    return tiny_recipe(task, method, **({"conditional": True} if name == "Doubled" else {}), **settings)
+    return tiny_recipe(task, method, **({"conditional": True} if labelled else {}), **settings)
 
 
 def losses_of(recipe: Recipe, out: Path, accumulate: int = 1) -> list[float]:

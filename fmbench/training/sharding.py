@@ -12,6 +12,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -66,6 +67,17 @@ class Sharded(nn.Module):
         if call.after is not None:
             set_random_state(call.device, call.after)
         return _rebuilt(call.structure, outputs)
+
+
+@cache
+def _kind(net: type[nn.Module]) -> type[Sharded]:
+    """Sharded with the name and the signature of a network: whoever asks how to call it is told the same."""
+
+    @wraps(net.forward)
+    def forward(self: Sharded, *args: Any, **kwargs: Any) -> Any:
+        return Sharded.forward(self, *args, **kwargs)
+
+    return type(net.__name__, (Sharded,), {"forward": forward})
 
 
 class _Call(Function):
@@ -182,7 +194,7 @@ def in_slices(method: nn.Module, cut: Cut) -> tuple[Any, list[Sharded]]:
             if not any(True for _ in module.parameters()):
                 made[id(module)] = module
             elif callable_ and not root:
-                made[id(module)] = Sharded(module, cut)
+                made[id(module)] = _kind(type(module))(module, cut)
             else:
                 shallow = copy.copy(module)
                 shallow.__dict__["_modules"] = {
