@@ -51,4 +51,5 @@ def describe(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
     }

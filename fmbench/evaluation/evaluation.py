@@ -226,6 +226,7 @@ class Evaluation:
         """Where and how this runs."""
         return {
             **environment.describe(device_of(self.model.method) if self.model else torch.device("cpu")),
+            "batch_size": self.options.batch_size,
             "acceleration": dataclasses.asdict(self.options.acceleration),
         }
 

@@ -251,7 +251,7 @@ class Acceleration(Closed, frozen=True):
 
 
 class Conditions(Closed, frozen=True):
-    """Versions, device and threads."""
+    """Versions, device, threads, vector instructions of the CPU, samples per network call: what the last bits of samples depend on."""
 
     fmbench: str | None = None
     git_commit: str | None = None
@@ -263,6 +263,8 @@ class Conditions(Closed, frozen=True):
     platform: str | None = None
     device: str | None = None
     threads: Count | None = None
+    capability: str | None = None
+    batch_size: Positive | None = None
     acceleration: Acceleration | None = None
 
 
