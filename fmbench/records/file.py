@@ -25,22 +25,9 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType, field
 
 from fmbench.records import latency
+from fmbench.records.conditions import Closed, Cost, Count, Evaluations, Hash, Number, Positive, Text
 from fmbench.records.keys import DRAW, METRIC
-from fmbench.records.schema import (
-    Benchmark,
-    Closed,
-    Cost,
-    Count,
-    Evaluations,
-    Hash,
-    Number,
-    Positive,
-    Retired,
-    Run,
-    Samples,
-    Task,
-    Text,
-)
+from fmbench.records.schema import Benchmark, Retired, Run, Samples, Task
 from fmbench.records.typed import law, require, shown, step
 from fmbench.storage.files import fingerprint
 
