@@ -69,10 +69,10 @@ def _info(name: str) -> dict[str, Any]:
         return {"kind": "metric", "name": name, **dataclasses.asdict(METRICS[name]), **told}
     if name in list_benchmarks():
         return {"kind": "benchmark", **dataclasses.asdict(protocol.read(name))}
-    if name in registry.METHODS.all():
-        kind = registry.METHODS.resolve(name)
+    if name in registry.METHODS.all() or name in registry.TOOLS.all():
+        kind = registry.trainable(name)
         return {
-            "kind": "method",
+            "kind": "tool" if name in registry.TOOLS.all() else "method",
             "name": name,
             "summary": kind.summary,
             "reference": kind.reference,
@@ -93,6 +93,7 @@ def _info(name: str) -> dict[str, Any]:
             *METRICS,
             *list_benchmarks(),
             *registry.METHODS.all(),
+            *registry.TOOLS.all(),
             *registry.TASKS.all(),
             *catalogue.list_entries(),
         ]
