@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fmbench.shapes import Labels, Points, squared_norm
+from fmbench.shapes import Points, squared_norm
 from fmbench.tasks.mixture import GaussianMixture
 
 LogDensity = Callable[[Points], Tensor]
@@ -22,18 +22,6 @@ class Distribution(Protocol):
 
     def sample(self, n: int, generator: torch.Generator) -> Points:
         """``n`` independent points, (n, *shape) float32."""
-        ...
-
-
-class LabelledDistribution(Distribution, Protocol):
-    """A distribution over points that carry a class."""
-
-    def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Points, Labels]:
-        """``n`` independent points with their class indices."""
-        ...
-
-    def points(self) -> tuple[Points, Labels]:
-        """All points when the distribution is a finite data set."""
         ...
 
 
