@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -11,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fmbench.records.result import read
 
 EXAMPLES = Path(__file__).parent / "examples"
 PROTOCOL = """
@@ -53,7 +54,7 @@ def result(place: Path, spec: str, steps: int = 400, lr: float = 1e-3) -> dict:
     sets = ["--set", f"train.steps={steps}", "--set", f"train.lr={lr}", "--set", "division=open"]
     call(place, "train", "--method", spec, "--task", "gaussian-8gaussians", *sets)
     call(place, "run", "own.toml", "-m", spec, "--out", f"out-{name}")
-    return json.loads((place / f"out-{name}/results/own/gaussian-8gaussians/{name}.json").read_text())
+    return read(place / f"out-{name}/results/own/gaussian-8gaussians/{name}.json").to_json()
 
 
 def rows(found: dict) -> dict[str, dict]:
@@ -84,7 +85,7 @@ def test_a_normalizing_flow_with_exact_likelihood(place: Path) -> None:
     assert nll["details"]["trace"] == "none"
     assert found["flow"]["straightness"]["value"] is None
     assert "bijection" in rows(found)["euler-4"]["metrics"]["wasserstein2"]["reason"]
-    assert json.loads(json.dumps(found))["ranked"]
+    assert found["ranked"]
 
 
 def test_two_networks_are_counted_apart(place: Path) -> None:
@@ -108,8 +109,7 @@ def test_a_latent_flow_and_its_decoder(place: Path) -> None:
 def test_an_sde_on_the_oracle(place: Path) -> None:
     call(place, "run", "own.toml", "-m", "gaussian-8gaussians/oracle", "gaussian-8gaussians/ot-cfm", "--out", "out-sde")
     oracle, trained = (
-        json.loads((place / f"out-sde/results/own/gaussian-8gaussians/{n}.json").read_text())
-        for n in ("oracle", "ot-cfm")
+        read(place / f"out-sde/results/own/gaussian-8gaussians/{n}.json").to_json() for n in ("oracle", "ot-cfm")
     )
     assert rows(oracle)["sde-euler-8"]["nfe"]["network"] == 8
     assert rows(oracle)["sde-euler-8"]["metrics"]["wasserstein2"]["value"] < 2

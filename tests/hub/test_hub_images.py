@@ -16,6 +16,7 @@ from tiny_dataset import Tiny
 from fmbench.noise import generator
 from fmbench.records.recipe import closed
 from fmbench.registry import NETS
+from fmbench.shapes import Condition
 from fmbench.tasks.base import Task
 from fmbench.tasks.digits import Images
 from fmbench.tasks.hub_data import load
@@ -127,7 +128,7 @@ def test_the_closed_network_fits_the_images(make: Callable[[], Task], seeded: Ca
     parameters = {k: v for k, v in task.net.items() if k != "name"}
     net = seeded(lambda: NETS.resolve("unet")(task.shape, num_classes=10, **parameters))
     x = torch.zeros(2, *task.shape)
-    assert net(x, torch.zeros(2), torch.zeros(2, dtype=torch.int64)).shape == x.shape
+    assert net(x, torch.zeros(2), cond=Condition(torch.zeros(2, dtype=torch.int64))).shape == x.shape
     assert sum(p.numel() for p in net.parameters()) < 1_000_000
 
 

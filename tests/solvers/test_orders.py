@@ -14,7 +14,9 @@ from fmbench.shapes import Velocity
 from fmbench.solvers.base import RungeKutta, uniform_grid
 from fmbench.solvers.dopri5 import Dopri5
 
-DETERMINISTIC = sorted(name for name in SOLVERS.all() if not SOLVERS.resolve(name).stochastic)
+DETERMINISTIC = sorted(
+    name for name in SOLVERS.all() if not (SOLVERS.resolve(name).stochastic or SOLVERS.resolve(name).stepless)
+)
 FIXED = [name for name in DETERMINISTIC if not SOLVERS.resolve(name).adaptive]
 PUBLISHED = {"euler": (1, 1), "midpoint": (2, 2), "heun": (2, 2), "rk4": (4, 4)}
 X0 = torch.linspace(0.3, 1.7, 9, dtype=torch.float64)[:, None]
