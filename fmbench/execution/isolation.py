@@ -59,8 +59,22 @@ def numerics() -> Sequence[Part]:
 
     backends, cpu = torch.backends, torch.device("cpu")
 
-    def autocast(kind: str) -> Part:
-        return lambda: torch.is_autocast_enabled(kind), lambda on: torch.set_autocast_enabled(kind, on)
+    def autocast(kind: str) -> Sequence[Part]:
+        return (
+            (lambda: torch.is_autocast_enabled(kind), lambda on: torch.set_autocast_enabled(kind, on)),
+            (lambda: torch.get_autocast_dtype(kind), lambda dtype: torch.set_autocast_dtype(kind, dtype)),
+        )
+
+    def nesting() -> int:
+        torch.autocast_increment_nesting()
+        return torch.autocast_decrement_nesting()
+
+    def leave(depth: int) -> None:
+        """Cast weights are kept until the outermost autocast is left: one never left would serve them to the next model."""
+        while nesting() > depth:
+            torch.autocast_decrement_nesting()
+        if depth == 0:
+            torch.clear_autocast_cache()
 
     def deterministic() -> tuple[bool, bool]:
         return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -85,8 +99,9 @@ def numerics() -> Sequence[Part]:
         *(_attribute(backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
         _attribute(backends.mkldnn, "enabled"),
         (backends.mha.get_fastpath_enabled, backends.mha.set_fastpath_enabled),
-        autocast("cpu"),
-        autocast("cuda"),
+        *autocast("cpu"),
+        *autocast("cuda"),
+        (nesting, leave),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         (_flushes_denormals, torch.set_flush_denormal),
         *(_table(getattr(module, f"_global_{name}_hooks")) for name in ("forward", "forward_pre", "backward")),

@@ -79,7 +79,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _apart(one: Points, other: Points) -> float:
-    return float((one.double() - other.double()).abs().max())
+    return float((one.detach().double() - other.detach().double()).abs().max())
 
 
 def _slack(subject: Subject, values: Points) -> float:

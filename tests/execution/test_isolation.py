@@ -97,6 +97,11 @@ INSIDE = {
 NASTY = {**OUTSIDE, **INSIDE}
 
 
+def _nesting() -> int:
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
 def state() -> dict:
     """What of the process must be as before."""
     return {
@@ -105,7 +110,7 @@ def state() -> dict:
         "threads": torch.get_num_threads(),
         "gradients": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), _nesting()),
         "modes": torch._C._len_torch_function_stack(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "precision": torch.get_float32_matmul_precision(),
