@@ -84,7 +84,7 @@ def _apart(one: Points, other: Points) -> float:
 
 def _slack(subject: Subject, values: Points) -> float:
     """How far rows may be apart that should be equal, in the unit of ``values``."""
-    scale = max(float(values.abs().max()), LEAST * float(subject.noise.abs().max()))
+    scale = max(float(values.detach().abs().max()), LEAST * float(subject.noise.abs().max()))
     return subject.tolerance * scale
 
 
