@@ -36,3 +36,11 @@ def check_entry_name(name: object, what: str = "a model") -> str:
     if isinstance(name, str) and name.lower() in ANCHORS:
         raise ValueError(f"{name!r} is what tables call {ANCHORS[name.lower()]}; give {what} another name")
     return check_name(name, what)
+
+
+def check_name_in(where: str, name: object, what: str) -> None:
+    """:func:`check_name` for a field of a record: the message of its ValueError starts with ``where`` the name stands."""
+    try:
+        check_name(name, what)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmbench.records.names import check_name
+from fmbench.records.names import check_name_in
 from fmbench.records.tables import check_table, matches, parameters_of, require_finite, shown
 from fmbench.storage.files import fingerprint, write_atomic
 from fmbench.storage.readers import read_toml
@@ -173,7 +173,7 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
             _check_text(given["name"], f"{where} [{table}]: name")
         _check_keys(given, f"{where} [{table}]")
         require_finite(given, f"{where} [{table}]")
-    _check_name(recipe.task, "a task", f"{where}: task")
+    check_name_in(f"{where}: task", recipe.task, "a task")
     for key in ("teacher", "license"):
         if getattr(recipe, key) is not None:
             _check_text(getattr(recipe, key), f"{where}: {key}")
@@ -214,7 +214,7 @@ def _check_budget(train: Training, where: str) -> None:
 
 def _check_weights(weights: Weights, where: str) -> None:
     """Raise ValueError for a pin that no weight file can have, or whose file is not beside the recipe."""
-    _check_name(weights.file, "a weight file", f"{where}: file")
+    check_name_in(f"{where}: file", weights.file, "a weight file")
     if not _SHA256.fullmatch(weights.sha256):
         raise ValueError(f"{where}: sha256 must be 64 of 0-9 and a-f, got {shown(weights.sha256)}")
     for name, most in (("bytes", MOST_BYTES), ("parameters", MOST_PARAMETERS)):
@@ -226,13 +226,6 @@ def _check_text(value: str, where: str) -> None:
     """Raise ValueError for an empty text, one of several lines, or one of unreasonable length."""
     if not value.strip() or not value.isprintable() or len(value) > LONGEST_TEXT:
         raise ValueError(f"{where} must be 1 to {LONGEST_TEXT} characters on one line, got {shown(value)}")
-
-
-def _check_name(name: str, what: str, where: str) -> None:
-    try:
-        check_name(name, what)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_keys(table: Mapping[str, Any], where: str) -> None:

@@ -28,7 +28,7 @@ from fmbench.records.conditions import (
     Text,
 )
 from fmbench.records.metric import KINDS, METRICS, Metric
-from fmbench.records.names import LONGEST, check_name
+from fmbench.records.names import LONGEST, check_name_in
 from fmbench.records.sampler import MOST_STEPS, UNSAMPLED
 from fmbench.records.typed import law, one_of, shown, step
 
@@ -193,7 +193,7 @@ class RowTable(Closed, frozen=True):
     run: str = ""
 
     def __post_init__(self) -> None:
-        _named("solver", self.solver, "a solver")
+        check_name_in("solver", self.solver, "a solver")
         law(self.solver != UNSAMPLED or self.steps is None, f"steps must be null without a solver, got {self.steps}")
         _check_estimates("metrics", self.metrics, "samples")
         with_value = [name for name, estimate in self.metrics.items() if estimate.value is not None]
@@ -208,7 +208,7 @@ class Benchmark(Closed, frozen=True):
     sha256: Hash
 
     def __post_init__(self) -> None:
-        _named("name", self.name, "a benchmark")
+        check_name_in("name", self.name, "a benchmark")
 
 
 class Task(Closed, frozen=True):
@@ -219,7 +219,7 @@ class Task(Closed, frozen=True):
     kind: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        _named("name", self.name, "a task")
+        check_name_in("name", self.name, "a task")
         if not isinstance(self.kind, UnsetType):
             one_of("kind", self.kind, KINDS)
 
@@ -291,7 +291,7 @@ class ResultFile(Closed, frozen=True):
             raise ValueError(
                 f"model.name must be {self.task.name}/ENTRY, as its task says, got {shown(self.model.name)}"
             )
-        _named("model.name", entry, "an entry")
+        check_name_in("model.name", entry, "an entry")
         one_of("status", self.status, STATUSES)
         law(len(set(self.seeds)) == len(self.seeds), f"seeds must differ from each other, got {shown(self.seeds)}")
         law(not (self.ranked and self.unranked_because), "unranked_because must be empty where ranked is true")
@@ -327,13 +327,6 @@ class ResultFile(Closed, frozen=True):
             if found is not None and len(found) != wanted:
                 where = f"{field}{step(name)}.details.per_seed"
                 raise ValueError(f"{where} must have one value for each of {wanted} seeds, got {len(found)}")
-
-
-def _named(field: str, name: str, what: str) -> None:
-    try:
-        check_name(name, what)
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
 
 
 def is_time(text: str) -> bool:
