@@ -188,7 +188,7 @@ def measure(context: SampleContext) -> Estimate:
         fresh = without_each(real, [~kept for _, kept in left]) if context.fresh_reference else repeat(reference)
         partial = [between(one, other) for one, other in zip(without, fresh, strict=False)]
     ci = squared_interval(value, np.array(partial), bounds=NON_NEGATIVE)
-    return Estimate(value, ci, len(features), details=context.details)
+    return Estimate(value, ci, len(features), details=context.details, replicates=tuple(partial))
 
 
 def measure_infinity(context: SampleContext) -> Estimate:

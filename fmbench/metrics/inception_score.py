@@ -6,6 +6,8 @@ is between 1 and the number of classes, never looks at real data, and cannot see
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fmbench.metrics.base import SampleContext
@@ -67,4 +69,4 @@ def measure(context: SampleContext) -> Estimate:
     if logits is None:
         return Estimate.missing("needs a classifier: this feature extractor gives no class logits")
     estimate = inception_score_estimate(logits)
-    return Estimate(estimate.value, estimate.ci, estimate.n, details={"extractor": context.extractor})
+    return replace(estimate, details={"extractor": context.extractor})

@@ -191,6 +191,7 @@ class RowTable(Closed, frozen=True):
     failed: Text | None = None
     id: str = ""
     run: str = ""
+    mflop: Amount | None = None
 
     def __post_init__(self) -> None:
         check_name_in("solver", self.solver, "a solver")
@@ -284,6 +285,7 @@ class ResultFile(Closed, frozen=True):
     flow_id: str = ""
     runs: dict[str, Run] = field(default_factory=dict)
     retired: dict[str, dict[str, Retired]] = field(default_factory=dict)
+    sidecar: Hash | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         task, _, entry = self.model.name.rpartition("/")
