@@ -207,7 +207,7 @@ CHANGES = [
     (other_seeds, (ALL, sorted([*ROW, *ROW]), ALL), 1200),
     # The first noises of the first seed are enough for the gap to the solve.
     (other_solve, (ALL, sorted([*FLOW, "truncation_gap", "truncation_gap"]), []), 512),
-    (other_sizes, (ALL, [], ALL), 1200),
+    (other_sizes, ([], [], ALL), 0),
     (other_words, ([], [], []), 0),
     (comment, ([], [], []), 0),
     (other_code, (ALL, sorted([*ROW, *ROW, *FLOW]), ALL), 1200),

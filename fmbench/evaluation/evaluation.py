@@ -22,6 +22,7 @@ from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.scoring import Scorer
+from fmbench.evaluation.witness import witness_of
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.features import Extractor
 from fmbench.flows.flow import Flow
@@ -158,9 +159,15 @@ class Evaluation:
             guidance=sampler.guidance,
             nfe={key: value / len(everything) for key, value in counts.items()},
             metrics=scorer.score(contexts),
-            latency={**sampler_latency(self.model, sampler, self.spec.latency), **self.how()} if timed else None,
+            latency=self.latency(sampler) if timed else None,
             samples={"n": len(everything), "sha256": sha256(everything.numpy())},
+            witness=witness_of(total[0]),
         )
+
+    def latency(self, sampler: Sampler) -> dict[str, Any]:
+        """Times of a sampler, with the network as it is."""
+        assert self.model is not None
+        return {**sampler_latency(self.model, sampler, self.spec.latency), **self.how()}
 
     def paired_row(self, sampler: Sampler, endpoints: Tensor | None, names: Sequence[str]) -> Row:
         """Metrics that look at the first noises of the first seed only, for which no others are sampled. Raises ForeignError."""

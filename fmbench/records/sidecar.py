@@ -2,10 +2,11 @@
 
 ::
 
-    {schema, parts: {draw or flow:name: {witness, groups: {metric: [value without group 0 of the rows, without group 1, ...]}}}, codes: [...]}
+    {schema, codes: [...], parts: {draw or flow:name: {witness: {sha256, rows, projections}, groups: {metric: [value, ...]}}}}
 
-``parts`` has the names of the cells of the result (:mod:`fmbench.records.file`); values for every evaluation seed stand in these. One file, ``<entry>.<first digits of its hash>.sidecar``,
-lies beside ``<entry>.json``, which names its hash. No reader of ``*.json`` takes it for a result, and a result is whole without it.
+``parts`` has the names of the cells of the result (:mod:`fmbench.records.file`), ``groups`` the value of a metric without group 0 of the
+rows, without group 1, and so on; values for every evaluation seed stand in the cells. The file lies beside ``<entry>.json``, which names its
+hash, as ``<entry>.<first digits of the hash>.sidecar``. No reader of ``*.json`` takes it for a result, and a result is whole without it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ def text_of(parts: Mapping[str, Part], codes: tuple[str, ...] = ()) -> str:
     content = msgspec.to_builtins(Sidecar(SCHEMA, told, codes))
     require(plain(content), Sidecar)
     text = lines(content, 4) + "\n"
-    law(len(text) <= LARGEST, f"its sidecar takes {len(text) / MEBIBYTE:.1f} MiB, and at most {LARGEST / MEBIBYTE:g} are read")
+    law(
+        len(text) <= LARGEST,
+        f"its sidecar takes {len(text) / MEBIBYTE:.1f} MiB, and at most {LARGEST / MEBIBYTE:g} are read",
+    )
     return text
 
 
@@ -116,5 +120,5 @@ def tidy(result: Path, sha: str) -> None:
     kept = path_of(result, sha).name if sha else ""
     own = re.compile(re.escape(result.stem) + rf"\.[0-9a-f]{{{DIGITS}}}" + re.escape(ENDING))
     for path in result.parent.iterdir():
-        if path.name != kept and own.fullmatch(path.name):
+        if path.name != kept and own.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)

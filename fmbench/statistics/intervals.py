@@ -133,9 +133,10 @@ def jackknife_error(partial: np.ndarray) -> float:
 def deletions(n: int, m: int | None = None, groups: int = GROUPS) -> list[tuple[np.ndarray, np.ndarray]]:
     """Masks of what is kept when each group is left out: pairs of (n,) and (m,) booleans; none when groups are too few.
 
-    Groups are interleaved, row ``i`` in group ``i mod groups``, so that they are exchangeable whatever the order, and every metric of every
-    entry leaves the same rows out: row ``i`` of a seed has the same noise for all, which makes such values comparable in pairs. Leaving a group out of both sets at once
-    covers the randomness of both. Without ``m`` the second mask is empty: the other set is held fixed.
+    Groups are interleaved, row ``i`` in group ``i mod groups``, so that they are exchangeable whatever the order, and every metric of
+    every entry leaves the same rows out: row ``i`` of a seed has the same noise for all, so that such values can be compared in pairs.
+    Leaving a group out of both sets at once covers the randomness of both. Without ``m`` the second mask is empty: the other set is held
+    fixed.
     """
     groups = min(groups, (n if m is None else min(n, m)) // 2)
     other = np.arange(m or 0)

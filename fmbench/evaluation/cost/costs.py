@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fmbench.evaluation.cost.energy import energy
-from fmbench.evaluation.cost.flops import flops_per_call
+from fmbench.evaluation.cost.flops import flops_per_call, work_per_call
 from fmbench.evaluation.cost.latency import best_throughput, sweep
 from fmbench.evaluation.cost.memory import peak_memory
 from fmbench.execution.foreign import ForeignError, foreign, isolated
@@ -19,6 +19,9 @@ from fmbench.zoo.model import Model, device_of, evaluating
 
 PER_BATCH = ("batch", "p50", "p95", "p99", "iqr", "throughput", "repeats", "warmup", "stable", "failed")
 """What is kept for every batch size; the conditions are the same for all."""
+
+FEW = 2
+"""Samples on which operations are counted: their number per sample does not depend on it."""
 
 PARTS = (
     "parameters", "batch", "sampler", "flops_per_evaluation", "flops_per_sample", "flops_uncounted", "memory", "energy", "reason",
@@ -59,6 +62,20 @@ def sampler_latency(model: Model, sampler: Sampler, settings: Mapping[str, Any])
         return {"failed": str(error)}
     short = [{key: row[key] for key in PER_BATCH if key in row} for row in rows]
     return {**measured[-1], "best": best, "batches": short}
+
+
+def sampler_mflop(model: Model, sampler: Sampler, nfe: float) -> float | None:
+    """Millions of floating-point operations per sample of a sampler that takes ``nfe`` evaluations of all purposes; None where it fails.
+
+    Counted on :data:`FEW` noises. A solver that chooses its steps may take others there: its operations are brought to ``nfe``.
+    """
+    try:
+        with foreign(), isolated(), evaluating(model.method):
+            ndim = model.draws(0, 1, 0).start().ndim
+            work = work_per_call(model.method, model.method.networks(), _batch(model, sampler, FEW), FEW, ndim)
+    except ForeignError:
+        return None
+    return work.flops * (nfe / work.evaluations if work.evaluations else 1.0) / 1e6
 
 
 def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
