@@ -11,7 +11,8 @@
      cells: {draw or flow:name: {metric: {k, value, ci, n, reason, details, run}}},
      retired: {draw: {metric: {k, value, ci, n}}}, cost, seals: {draw or flow:name: hash}, sidecar}
 
-:func:`fold` and :func:`unfold` go to and from the long form of :mod:`fmbench.records.schema`; one is the inverse of the other. A seal tells a
+:func:`fold` and :func:`unfold` go to and from the long form of :mod:`fmbench.records.schema`, which has no sidecar; one is the inverse of the
+other. A seal tells a
 number that was edited, or damaged, from one that was measured; it is no protection against somebody who means to deceive. There is one for
 a draw, not for a cell: a file that was edited in one place is believed in none that shares its samples, and these are the most of the work.
 """
@@ -235,7 +236,6 @@ def fold(content: Mapping[str, Any]) -> dict[str, Any]:
         "retired": content.get("retired", {}),
         "cost": content.get("cost", {}),
         "seals": {name: seal(table, draws.get(name), pins) for name, table in cells.items()},
-        **({"sidecar": content["sidecar"]} if content.get("sidecar") else {}),
     }
 
 
@@ -317,7 +317,7 @@ def unfold(content: Any, without: Collection[str] = ()) -> dict[str, Any]:
         **own,
     }
     flow_id = "" if flow[len(FLOW) :].startswith("~") else flow[len(FLOW) :]
-    named = {"flow_id": flow_id, "runs": runs, "sidecar": content.get("sidecar")}
+    named = {"flow_id": flow_id, "runs": runs}
     return long | {key: value for key, value in named.items() if value}
 
 

@@ -181,7 +181,7 @@ class Result:
         written, for a result that :func:`read` would refuse.
         """
         try:
-            content = plain(dataclasses.replace(self, sidecar="").to_json())
+            content = plain(self.to_json())
             require(content, ResultFile)
             folded = file.fold(content)
             beside = sidecar.text_of(_parts(self, folded), self.codes)
@@ -202,9 +202,9 @@ class Result:
         return path
 
 
-SAID_WHERE_KNOWN = ("key", "run", "id", "flow_id", "runs", "retired", "sidecar")
-BESIDE = ("replicates", "witness", "flow_witness", "without_sidecar", "codes")
-"""Fields that are in no record: they lie in its sidecar, or say that it is gone."""
+SAID_WHERE_KNOWN = ("key", "run", "id", "flow_id", "runs", "retired")
+BESIDE = ("replicates", "witness", "flow_witness", "codes", "sidecar", "without_sidecar")
+"""Fields that are not in the long form: they lie in the sidecar, or say where it is."""
 
 
 def _estimates_in(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -259,14 +259,17 @@ def _completed(found: Result, names: Sequence[str], beside: Sidecar) -> Result:
 
 def _with_sidecar(found: Result, content: Mapping[str, Any], path: Path, without: Collection[str] = ()) -> Result:
     """The result of a file with its sidecar, or with the reason why that cannot be read."""
-    if not found.sidecar:
+    sha = content.get("sidecar")
+    if sha is None:
         return found
     flow = [name for name in content["cells"] if name not in content["draws"]]
     names = [name for name in content["draws"] if name not in without]
     try:
-        return _completed(found, [*names, *flow], sidecar.read(path, found.sidecar))
+        return dataclasses.replace(_completed(found, [*names, *flow], sidecar.read(path, sha)), sidecar=sha)
     except ValueError as error:
-        return dataclasses.replace(found, without_sidecar=f"{error}; run the benchmark again with --overwrite")
+        return dataclasses.replace(
+            found, sidecar=sha, without_sidecar=f"{error}; run the benchmark again with --overwrite"
+        )
 
 
 def _of_long_form(content: Any) -> Result:

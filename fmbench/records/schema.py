@@ -285,7 +285,6 @@ class ResultFile(Closed, frozen=True):
     flow_id: str = ""
     runs: dict[str, Run] = field(default_factory=dict)
     retired: dict[str, dict[str, Retired]] = field(default_factory=dict)
-    sidecar: Hash | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         task, _, entry = self.model.name.rpartition("/")
