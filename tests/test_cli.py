@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import fmbench
-from fmbench import cli
+from fmbench import cli, registry
 from fmbench.cli.listing import KINDS
+from fmbench.registry import REGISTRIES
 
 METHOD = '''
 import torch
@@ -57,17 +58,51 @@ def test_list_shows_every_kind(capsys):
 @pytest.mark.parametrize("kind", KINDS)
 def test_list_as_json_is_what_the_api_says(kind, capsys):
     assert run("list", kind, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {kind: list(getattr(fmbench, f"list_{kind}")())}
+    listing = getattr(fmbench, f"list_{kind}", None)
+    names = list(REGISTRIES[kind].all() if listing is None else listing())
+    assert names and json.loads(capsys.readouterr().out) == {kind: names}
+
+
+def test_every_table_of_names_can_be_listed():
+    """A registry that is added is listed, and what it holds is described."""
+    tables = [table for table in vars(registry).values() if isinstance(table, registry.Registry)]
+    assert {id(table) for table in tables} == {id(table) for table in REGISTRIES.values()}
+    assert set(REGISTRIES) < set(KINDS)
 
 
 @pytest.mark.parametrize(
-    "name", ["digits/ot-cfm", "ot-cfm", "digits", "gaussian-moons", "quick", "straightness", "digits/oracle"]
+    "name",
+    [
+        "digits/ot-cfm",
+        "ot-cfm",
+        "digits",
+        "gaussian-moons",
+        "quick",
+        "straightness",
+        "digits/oracle",
+        "adamw",
+        "heun",
+        "unet",
+        "classifier",
+        "inception-random",
+    ],
 )
 def test_info_of_anything(name, capsys):
     assert run("info", name) == 0
     assert name in capsys.readouterr().out
     assert run("info", name, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kind"]
+
+
+def test_a_name_of_two_kinds_says_so(capsys):
+    assert run("info", "digits", "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["also"] == "fmbench info digits --kind task"
+    assert run("info", "digits", "--kind", "task", "--json") == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (first["kind"], second["kind"], second["space"]) == ("benchmark", "task", "image")
+    assert run("info", "heun", "--kind", "task") == 2
+    assert "unknown task 'heun'" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +118,16 @@ def test_info_of_anything(name, capsys):
         (["sample", "mixture-16d/cfm", "-o", "x.png"], 1, [".npy"]),
         (["run", "quik", "--out", "o"], 2, ["quik", "nearest: quick"]),
         (["run", "quick", "-m", "--out", "o"], 1, ["empty"]),
+        (
+            ["run", "quick", "-m", "hf:org/model@main", "--out", "o"],
+            1,
+            ["not yet: 'hf:org/model@main'", "give the path"],
+        ),
+        (["run", "quick", "-m", "gone.py:Mine", "--out", "o"], 1, ["no file gone.py"]),
+        (["sample", "hf:org/model"], 1, ["not yet: 'hf:org/model'"]),
+        (["info", "hf:org/model"], 1, ["not yet: 'hf:org/model'"]),
+        (["train", "hf:org/model"], 1, ["not yet: 'hf:org/model'"]),
+        (["sample", ENTRY, "--task", "digits"], 2, ["--task digits", "says its own"]),
         (["run", "digits", "-m", ENTRY, "--out", "o"], 1, ["gaussian-moons", "digits"]),
         (["run", "quick", "--device", "cuda:99", "--out", "o"], 2, ["cuda:99", "available"]),
         (["train", "gaussian-moons/cfm", "--set", "train.stps=3", "--out", "o"], 1, ["stps", "steps"]),
