@@ -214,7 +214,8 @@ class Book:
         for index, wish in enumerate(wishes):
             if wish.key is None:
                 lacking[index] = wish
-            elif again or wish.key not in self.known:
+            elif again or not self.known.get(wish.key, {}).get("stable"):
+                # What was void before is worth another try.
                 lacking.setdefault(wish.key, wish)
         if lacking:
             report(len(lacking))
