@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import fmbench
@@ -16,9 +17,11 @@ from fmbench import cli
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.evaluation import describe
 from fmbench.evaluation.options import Options
-from fmbench.evaluation.run import evaluate, plan, run
+from fmbench.evaluation.plan import plan
+from fmbench.evaluation.run import evaluate, run
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.foreign import ForeignError, foreign, said
+from fmbench.metrics.evidence import of_samples
 from fmbench.records import protocol, result
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
@@ -177,7 +180,7 @@ def test_latency_and_cost_that_cannot_be_measured_lose_no_row(tiny, tmp_path, mo
 def test_a_metric_that_misbehaves_is_null_with_the_reason(returned, words, monkeypatch):
     changed = dataclasses.replace(METRICS["wasserstein2"], measure=lambda _: returned())
     monkeypatch.setattr("fmbench.evaluation.scoring.METRICS", {"wasserstein2": changed})
-    found = attempt("wasserstein2", "vector", [None])
+    found = attempt("wasserstein2", [of_samples(np.zeros((2, 2)), np.ones((2, 2)))])
     assert found.value is None
     assert found.reason.startswith("could not be computed: ")
     assert words in found.reason
@@ -274,14 +277,14 @@ def test_no_option_is_guessed_from_a_prefix(words, capsys):
 def test_models_named_twice_or_alike_are_refused(tiny, tmp_path):
     spec = protocol.read(tiny)
     with pytest.raises(ValueError, match="is named twice"):
-        list(plan(spec, [ENTRY, ENTRY], "cpu"))
+        plan(spec, [ENTRY, ENTRY])
     import shutil
 
     from fmbench.zoo import catalogue
 
     shutil.copytree(catalogue.find(ENTRY).folder, tmp_path / "cfm")
     with pytest.raises(ValueError, match="are both gaussian-moons/cfm; rename one"):
-        list(plan(spec, [ENTRY, str(tmp_path / "cfm")], "cpu"))
+        plan(spec, [ENTRY, str(tmp_path / "cfm")])
 
 
 @pytest.mark.parametrize("name", ["data", "Data", "..", "a/../..", "oracle", "x" * 200])

@@ -9,7 +9,7 @@ from typing import Any
 
 from fmbench.evaluation.acceleration import Acceleration
 from fmbench.evaluation.cost.costs import sampler_mflop
-from fmbench.evaluation.evaluation import Evaluation, accelerated
+from fmbench.evaluation.evaluation import Evaluation
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.wanted import Wanted
 from fmbench.evaluation.witness import field_witness
@@ -112,10 +112,7 @@ class Filling:
 
     def _timed(self, sampler: Sampler, held: Row) -> Row:
         """A row with the times that it lacks, for which nothing is sampled."""
-        assert self.run.model is not None
-        with accelerated(self.run.model.method, self.run.options.acceleration):
-            latency = self.run.latency(sampler)
-        return dataclasses.replace(held, latency=latency, mflop=self._mflop(sampler, held))
+        return dataclasses.replace(held, latency=self.run.latency(sampler), mflop=self._mflop(sampler, held))
 
     def _checked(self, held: Row, made: Row, sampler: Sampler, kept: list[str]) -> Row:
         """What was measured on samples that are those of the file, or of which all numbers agree with it. Raises ValueError."""

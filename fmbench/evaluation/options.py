@@ -27,7 +27,12 @@ class Options:
     batch_size: int = option(
         1024, "samples per network call on a fixed grid; adaptive solvers always get 256", least=1, kind=int
     )
-    limit: int | None = option(None, "samples per seed; the result is marked and never ranked", least=1, kind=int)
+    limit: int | None = option(
+        None,
+        "samples per seed, at most those of the benchmark; the result is marked and never ranked",
+        least=1,
+        kind=int,
+    )
     seed_set: int = option(0, "k shifts the evaluation seeds by 1000 k; not ranked unless 0", least=0, kind=int)
     dtype: str = option("float32", "of the network while it samples; not ranked unless float32", choices=DTYPES)
     compile: str = option("none", "torch.compile the network; not ranked unless none", choices=COMPILE)
@@ -63,7 +68,7 @@ class Options:
             raise ValueError(
                 f"limit {self.limit} is more than the {spec.samples} samples per seed of {spec.name}; leave it out"
             )
-        if self.channels_last and all(TASKS.resolve(task)().kind != "image" for task in spec.tasks):
+        if self.channels_last and not any("image" in TASKS.resolve(task)().space.provides for task in spec.tasks):
             raise ValueError(f"channels last is a memory format of images, and {spec.name} has none; leave it out")
 
     def samples(self, spec: Protocol) -> int:

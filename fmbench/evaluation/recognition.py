@@ -6,7 +6,8 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 
-from fmbench.evaluation.evaluation import Evaluation, accelerated
+from fmbench.evaluation.acceleration import accelerated
+from fmbench.evaluation.evaluation import Evaluation
 from fmbench.evaluation.wanted import Wanted, wanted
 from fmbench.evaluation.witness import agree, field_witness, witness_of
 from fmbench.execution.foreign import ForeignError, foreign

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import of_samples
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import (
@@ -22,31 +22,20 @@ FEATURE = ["frechet_distance", "kernel_distance", "precision", "recall", "densit
 PLAIN = ["wasserstein2", "sliced_wasserstein2", "mmd"]
 
 
-def context(samples, fresh=False):
+def evidence(name, samples, fresh=False):
     real = np.random.default_rng(7).normal(size=(N, 3)) + 0.8
+    if name in PLAIN:
+        return of_samples(samples, real, fresh_reference=fresh)
+    projection = np.linspace(-1, 1, 12).reshape(3, 4)
 
     def extract(x):
-        return np.tanh(x @ np.linspace(-1, 1, 12).reshape(3, 4))
+        return np.tanh(x @ projection)
 
-    return SampleContext(
-        "image",
-        0,
-        samples,
-        real,
-        "0" * 64,
-        extract=extract,
-        extractor={"name": "toy", "sha256": "0" * 64},
-        reference_features=extract(real),
-        classify=lambda x: 3 * extract(x),
-        fresh_reference=fresh,
-    )
+    return of_samples(samples, real, features=extract, fresh_reference=fresh, logits=3 * extract(samples))
 
 
 def measured(name, samples, fresh=False):
-    found = context(samples, fresh)
-    if name in PLAIN:
-        found.extract = found.reference_features = None
-    return METRICS[name].resolve()(found)
+    return METRICS[name].resolve()(evidence(name, samples, fresh))
 
 
 @pytest.mark.parametrize("name", [*FEATURE, "sliced_wasserstein2", "mmd"])
@@ -66,7 +55,7 @@ def test_a_group_is_blind_to_its_rows(name, fresh):
 
 def test_bounds_from_one_plan_stand_for_the_solves_without_each_group():
     samples = np.random.default_rng(1).normal(size=(N, 3))
-    found = context(samples)
+    found = evidence("wasserstein2", samples)
     solved = [wasserstein2(samples[kept], found.reference) for kept, _ in deletions(N)]
     bounds = measured("wasserstein2", samples).replicates
     # Of unlike sizes the bias differs, which is the same for all groups.
