@@ -89,20 +89,22 @@ def measure_latencies(
     spec, place = protocol.read(benchmark), resolve_device(device)
     options = Options(device=device)
     check_writable(out)
-    named = [one.model for one in plan(spec, models) if one.model is not None]
+    planned = plan(spec, models)
     book, wishes, errors = Book(out), [], []
     timed: dict[str, Timed] = {}
-    for one in named:
+    for one in planned:
+        if one.model is None:
+            continue
         try:
             with foreign(), isolated():
-                model = one.load(place)
+                model = one.model.load(place)
             model = identified(model)
             batches = spec.latency["batches"]
             wishes += [
                 Wish(timing_key(model, s, batches, place, options.acceleration), model, s) for s in fits(model, spec)
             ]
         except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{one.spec}: {said(error)}")
+            errors.append(f"{one.name}: {said(error)}")
     found = book.fill(wishes, spec.latency, place, options.acceleration, again, report)
     by_model: dict[int, tuple[Model, dict[Sampler, dict[str, Any]]]] = {}
     for index, (wish, latency) in enumerate(zip(wishes, found, strict=True)):
