@@ -104,6 +104,8 @@ class Result:
         unranked_because: why ``ranked`` is False, one line for each reason; empty in files of versions that did not say.
         flow_id: name of the reference solve; empty where nobody said.
         runs: later runs that filled in what was missing, by name: environment, time and duration.
+        seconds: how long it took, in all.
+        phases: seconds of trial, sampling, features, core, flow, latency, cost; empty in files of versions that did not say.
         retired: numbers that another definition, other samples or other weights have replaced, by draw and metric.
         status: a rung of :data:`~fmbench.records.schema.STATUSES`.
     """
@@ -120,6 +122,7 @@ class Result:
     status: str = "rerun"
     peak_memory_bytes: int | None = None
     seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
     cost: Mapping[str, Any] = field(default_factory=dict)
@@ -136,7 +139,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Plain data, every number with all that describes it: schema 1, which is long. Files are shorter (:mod:`fmbench.records.file`)."""
         content = dataclasses.asdict(self)
-        for name in ("unranked_because", *SAID_WHERE_KNOWN):
+        for name in ("unranked_because", "phases", *SAID_WHERE_KNOWN):
             if name in content and not content[name]:
                 # Files without them stay what they were before there were any.
                 del content[name]
