@@ -1,4 +1,4 @@
-"""Whole evaluations carried out by other processes: all of them but the latency and the other costs, for which the machine must be idle."""
+"""Whole evaluations carried out by other processes: all of them but the times, for which the machine must be idle."""
 
 from __future__ import annotations
 

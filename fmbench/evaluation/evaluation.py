@@ -252,9 +252,12 @@ class Evaluation:
         flow = self.options.flow(self.spec)
         return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size)
 
-    def cost(self) -> dict[str, Any]:
-        """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails."""
-        if self.model is None:
+    def cost(self, timed: bool = True) -> dict[str, Any]:
+        """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails.
+
+        Nothing either where it is not ``timed`` on a GPU: the energy of its board is that of all who use it.
+        """
+        if self.model is None or not (timed or device_of(self.model.method).type == "cpu"):
             return {}
         fitting = [sampler for sampler in self.spec.samplers if unfit(self.model, sampler) is None]
         if not fitting:

@@ -121,10 +121,10 @@ class Filling:
         return united(old, new, list(self.want.flow_keys), self.run.name)
 
     def cost(self) -> Mapping[str, Any]:
-        """Operations, memory, energy: again when the first draw is another. Measured when the latency is, and not while others are at work."""
+        """Operations, memory, energy: again when the first draw is another."""
         first = next(iter(self.want.draws))
         kept = self.held is not None and self.held.rows[0].id == first and self.held.cost
-        return kept or (self.run.cost() if self.want.batches else {})
+        return kept or self.run.cost(timed=bool(self.want.batches))
 
     def filled(self) -> Result:
         """The whole result. Raises ValueError in one line for a number that is disputed."""

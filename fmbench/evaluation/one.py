@@ -85,8 +85,13 @@ class _Opened:
         return self.want.finished(self.held)
 
     @property
-    def sampled(self) -> set[str]:
-        """Names of the draws that need no samples any more but for a metric that is missing."""
+    def measured(self) -> bool:
+        """Whether nothing is missing but times."""
+        return replace(self.want, batches=()).finished(self.held)
+
+    @property
+    def drawn(self) -> set[str]:
+        """Names of the draws that there are."""
         return set() if self.held is None else {row.id for row in self.held.rows}
 
 
@@ -120,7 +125,7 @@ def is_for_others(spec: Protocol, task: Task, model: Model | None, options: Opti
     Raises what :func:`evaluate_one` raises before any work.
     """
     opened = _opened(spec, task, model, options, out, quiet, timed=False)
-    return can_be_told(opened.run.model) and not opened.finished
+    return can_be_told(opened.run.model) and not opened.measured
 
 
 def evaluate_one(
@@ -139,8 +144,8 @@ def evaluate_one(
     Args:
         spec, task, model, options, out: what to evaluate, how, and where.
         report: takes the progress.
-        timed: whether the latency and the other costs are measured, which must not be while other processes load the machine; without,
-            the next evaluation that is timed fills them in.
+        timed: whether the latency and, on a GPU, the costs are measured, which must not be while other processes load the machine; what is
+            left out, the next evaluation that is timed fills in.
         helpers: other processes that sample the model ahead.
 
     The model is on the device of the options and in evaluation mode meanwhile, and as it was afterwards. Raises ValueError in one line,
@@ -185,15 +190,16 @@ def _stored(run: Evaluation, out: Path | None, temporary: bool) -> Iterator[None
 
 
 def _computed(opened: _Opened, helpers: Helpers | None) -> Result:
-    """The whole result after the model has passed its trial. Raises ForeignError for whatever goes wrong."""
+    """The whole result, after a trial of the model where more than times is missing. Raises ForeignError for whatever goes wrong."""
     run = opened.run
     device = resolve_device(run.options.device)
     with foreign(), ExitStack() as stack:
         if run.model is not None:
             stack.enter_context(lent(run.model.method, device))
+        if run.model is not None and not opened.measured:
             with run.watch.phase("trial"):
                 trial(run.model, run.spec.samplers)
-        if run.task.extractor:
+        if run.task.extractor and not opened.measured:
             run.extractor = Clocked.of(load_extractor(run.task.extractor, device), run.watch)
         if helpers is not None and run.units is not None:
             _sample_ahead(opened, helpers, run.units)
@@ -207,7 +213,7 @@ def _sample_ahead(opened: _Opened, helpers: Helpers, folder: Path) -> None:
     orders = [
         order
         for name, sampler in opened.want.draws.items()
-        if name not in opened.sampled and unfit(run.model, sampler) is None
+        if name not in opened.drawn and unfit(run.model, sampler) is None
         for seed in run.options.seeds(run.spec)
         for order in run.orders(sampler, seed, helpers.model)
     ]
