@@ -55,7 +55,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.drawn, self.measured, self.times = [], [], []
-        generate, attempt, latency = produce.generate, scoring.attempt, evaluation.sampler_latency
+        generate, attempt, latency = produce.generate, scoring.attempt, evaluation.Evaluation.latency
 
         def counted(method, noise, sampler, *rest):
             self.drawn.append((sampler.label, len(noise)))
@@ -66,9 +66,9 @@ class Watch:
                 self.measured.append(name)
             return attempt(name, kind, contexts)
 
-        def timed(model, sampler, settings):
+        def timed(it, sampler):
             self.times.append(sampler.label)
-            return latency(model, sampler, settings)
+            return latency(it, sampler)
 
         original = filling.Filling.filled
 
@@ -79,7 +79,7 @@ class Watch:
         self.inside = False
         monkeypatch.setattr(filling.Filling, "filled", filled)
         monkeypatch.setattr(produce, "generate", counted)
-        monkeypatch.setattr(evaluation, "sampler_latency", timed)
+        monkeypatch.setattr(evaluation.Evaluation, "latency", timed)
         for module in (scoring, flow_scoring):
             monkeypatch.setattr(module, "attempt", tried)
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from fmbench.evaluation import environment
-from fmbench.evaluation.acceleration import Acceleration, accelerated
-from fmbench.evaluation.cost.costs import model_cost, sampler_latency
+from fmbench.evaluation.acceleration import accelerated
+from fmbench.evaluation.cost.costs import model_cost
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.produce import UNIT, Order, identity_of, merged, sampled
 from fmbench.evaluation.scoring import Scorer
+from fmbench.evaluation.timing import Book, Wish, timing_key
 from fmbench.evaluation.units import Unit, stored
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.execution.stopwatch import Stopwatch
@@ -74,6 +75,7 @@ class Evaluation:
 
     Attributes:
         units: folder of stored samples, None to store none.
+        book: latencies that are known.
         watch: counts the seconds of its phases from when it was made: trial, sampling, features, core (metrics of samples), flow (reference
             solve and metrics of the flow), latency, cost.
     """
@@ -85,6 +87,7 @@ class Evaluation:
     units: Path | None
     extractor: Extractor | None
     report: Report = quiet
+    book: Book = field(default_factory=Book)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     @cached_property
@@ -169,7 +172,7 @@ class Evaluation:
             guidance=sampler.guidance,
             nfe={key: value / n for key, value in counts.items()},
             metrics=self._scored(scorer, [part.samples for part in parts], self._ends(sampler, endpoints)),
-            latency=self._timed(sampler) if timed else None,
+            latency=self.latency(sampler) if timed else None,
             samples={"n": n, "sha256": sha256(everything.samples.numpy())},
         )
 
@@ -187,18 +190,19 @@ class Evaluation:
             drawn = zip(samples, self.options.seeds(self.spec), ends, strict=False)
             return scorer.score([scorer.context(x, seed, end, real) for x, seed, end in drawn])
 
-    def _timed(self, sampler: Sampler) -> dict[str, Any]:
-        """Latency of a sampler, of the network as it is now."""
+    def wish(self, sampler: Sampler) -> Wish:
+        """The latency of a sampler, under the name of what it depends on."""
         assert self.model is not None
-        with self.watch.phase("latency"):
-            return {**sampler_latency(self.model, sampler, self.spec.latency), **self.how()}
+        device, how = str(device_of(self.model.method)), self.options.acceleration
+        return Wish(timing_key(self.model, sampler, self.spec.latency["batches"], device, how), self.model, sampler)
 
     def latency(self, sampler: Sampler) -> dict[str, Any]:
-        """Latency of a sampler alone, the network accelerated as the options say. Nothing else should run on the machine meanwhile."""
+        """Latency of a sampler, out of the book or measured now: nothing else should load the machine meanwhile."""
         assert self.model is not None
+        device, how = str(device_of(self.model.method)), self.options.acceleration
         try:
-            with foreign(), accelerated(self.model.method, self.options.acceleration):
-                return self._timed(sampler)
+            with self.watch.phase("latency"):
+                return self.book.fill([self.wish(sampler)], self.spec.latency, device, how)[0]
         except ForeignError as error:
             return {"failed": str(error)}
 
@@ -226,11 +230,6 @@ class Evaluation:
             except ForeignError as error:
                 return self._failed(Row(sampler.solver, sampler.steps, sampler.guidance, {}, {}), str(error))
             return self.row(sampler, *args, **kwargs)
-
-    def how(self) -> dict[str, str]:
-        """Precision and compilation that the network itself cannot tell."""
-        used = self.options.acceleration
-        return {} if used == Acceleration() else {"dtype": used.dtype, "compile": used.compile}
 
     def _failed(self, row: Row, reason: str) -> Row:
         return dataclasses.replace(row, metrics=self.scorer.missing("the samples failed"), failed=reason)

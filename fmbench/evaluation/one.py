@@ -15,6 +15,7 @@ from fmbench.evaluation.filling import Filling
 from fmbench.evaluation.identity import can_be_told, identified
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.produce import Helpers
+from fmbench.evaluation.timing import Book
 from fmbench.evaluation.wanted import Wanted, adopted, wanted
 from fmbench.execution.foreign import foreign
 from fmbench.records import result
@@ -137,6 +138,7 @@ def evaluate_one(
     report: Report = quiet,
     *,
     timed: bool = True,
+    book: Book | None = None,
     helpers: Helpers | None = None,
 ) -> Result:
     """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``.
@@ -146,6 +148,7 @@ def evaluate_one(
         report: takes the progress.
         timed: whether the latency and, on a GPU, the costs are measured, which must not be while other processes load the machine; what is
             left out, the next evaluation that is timed fills in.
+        book: latencies that are known, of this evaluation alone by default.
         helpers: other processes that sample the model ahead.
 
     The model is on the device of the options and in evaluation mode meanwhile, and as it was afterwards. Raises ValueError in one line,
@@ -153,6 +156,7 @@ def evaluate_one(
     """
     opened = _opened(spec, task, model, options, out, report, timed)
     run, held = opened.run, opened.held
+    run.book = book or run.book
     if held is not None and opened.finished:
         # The same numbers under another protocol, or read from a file of schema 1 or with a broken seal, are written again: that is cheap.
         done = replace(held, benchmark=run.benchmark())

@@ -2,106 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fmbench.evaluation.ahead import Job, fill
 from fmbench.evaluation.device import resolve_device
-from fmbench.evaluation.evaluation import DATA, Report, quiet
+from fmbench.evaluation.evaluation import Report, quiet
 from fmbench.evaluation.one import evaluate_one, is_for_others, require_own_name, result_path
 from fmbench.evaluation.options import Options
+from fmbench.evaluation.plan import Planned, plan
 from fmbench.evaluation.produce import Helpers
+from fmbench.evaluation.timing import Book
 from fmbench.execution.executor import Executor, executor
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result
-from fmbench.registry import TASKS, UnknownName
 from fmbench.storage.files import check_writable, write_atomic
-from fmbench.tasks.base import Task
-from fmbench.zoo.catalogue import find, kebab, list_entries, open_folder, trained_here
 from fmbench.zoo.model import Model
-from fmbench.zoo.resolve import load
+from fmbench.zoo.resolve import Resolved, resolve
 
 MOSTLY = 0.8
 """Part of an evaluation that is done when only its times are missing, for progress bars."""
-
-Planned = tuple[Task, Callable[[], Model | None], str]
-"""A task, what loads the model (None for the anchor of real data), and the name of the model."""
-
-
-def _later(error: Exception) -> Callable[[], Model]:
-    def load_it() -> Model:
-        raise error
-
-    return load_it
-
-
-def _damage(folder: Path) -> ValueError | None:
-    """Why the recipe of a folder cannot be read."""
-    try:
-        open_folder(folder)
-    except ValueError as error:
-        return error
-    except OSError:
-        return None
-    return None
-
-
-def _chosen(spec: Protocol, models: Sequence[str]) -> Iterator[tuple[str, str, str, Exception | None]]:
-    """(name, task, entry, why it cannot be read) of every model that was named; a damaged folder fails when its turn comes."""
-    for name in models:
-        if ".py:" in name:
-            kind = name.rpartition(":")[2]
-            trained = [task for task in spec.tasks if trained_here(kind, task)]
-            for task in trained or spec.tasks:
-                entry = next((folder.name for folder in trained_here(kind, task)), kebab(kind))
-                yield name, task, entry, None
-            continue
-        try:
-            found = find(name)
-        except (UnknownName, FileNotFoundError):
-            raise
-        except ValueError:
-            if (damage := _damage(Path(name))) is None:
-                raise
-            yield name, spec.tasks[0], name, damage
-            continue
-        task = found.recipe.task
-        if task not in spec.tasks:
-            raise ValueError(f"{name} is for task {task}, and {spec.name} has {', '.join(spec.tasks)}")
-        yield name, task, found.name.rpartition("/")[2], None
-
-
-def plan(spec: Protocol, models: Sequence[str] | None, device: str) -> Iterator[Planned]:
-    """(task, loader, name) for every evaluation: per task the ``data`` anchor, then the models.
-
-    ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, a model of another task, two
-    models whose results would lie in one file, or when nothing is bundled.
-    """
-    if models is not None and not models:
-        raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")
-    chosen = list(_chosen(spec, models if models is not None else [e for t in spec.tasks for e in list_entries(t)]))
-    if not chosen:
-        raise ValueError(f"no entry is bundled for {', '.join(spec.tasks)}; name models of your own with -m")
-    places: dict[tuple[str, str], str] = {}
-    for name, task, entry, _ in chosen:
-        if (task, entry) in places:
-            other = places[task, entry]
-            raise ValueError(
-                f"{name} is named twice" if other == name else f"{other} and {name} are both {task}/{entry}; rename one"
-            )
-        places[task, entry] = name
-    for task_name in spec.tasks:
-        here = [(name, error) for name, task, _, error in chosen if task == task_name]
-        if not here:
-            continue
-        task = TASKS.resolve(task_name)()
-        yield task, lambda: None, f"{task_name}/{DATA}"
-        for name, error in here:
-            loader = _later(error) if error else lambda name=name, t=task_name: load(name, task=t, device=device)
-            yield task, loader, name
 
 
 @dataclass(frozen=True)
@@ -112,14 +35,18 @@ class Outcome:
     errors: list[str]
 
 
+def _load(one: Planned, options: Options) -> Model | None:
+    """The model of an evaluation, None for real samples. Raises ForeignError for whatever its code raises."""
+    with foreign(), isolated():
+        return None if one.model is None else one.model.load(resolve_device(options.device))
+
+
 def _for_others(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path) -> list[int]:
     """Places in the plan of the evaluations that other processes can measure something of. What cannot be loaded is told later."""
     found = []
-    for index, (task, loader, _) in enumerate(planned):
+    for index, one in enumerate(planned):
         try:
-            with foreign(), isolated():
-                model = loader()
-            if is_for_others(spec, task, model, options, out):
+            if is_for_others(spec, one.task, _load(one, options), options, out):
                 found.append(index)
         except (ValueError, FileNotFoundError):
             continue
@@ -151,23 +78,19 @@ class _Shared:
         return self.workers > max(1, self.models)
 
 
-def _is_anchor(one: Planned) -> bool:
-    return one[2] == f"{one[0].name}/{DATA}"
-
-
 def _share_out(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path) -> _Shared:
     """Who does what. Looking at what is there comes only after it is known that there may be several processes."""
     device = resolve_device(options.device)
-    if options.processes(device, sum(not _is_anchor(one) for one in planned)) == 1:
+    if options.processes(device, sum(one.model is not None for one in planned)) == 1:
         return _Shared()
     missing = _for_others(spec, planned, options, out)
-    models = sum(not _is_anchor(planned[index]) for index in missing)
+    models = sum(planned[index].model is not None for index in missing)
     return _Shared(missing, models, options.processes(device, models) if models else 1)
 
 
 def run(
     benchmark: str | Path,
-    models: Sequence[str] | None,
+    models: Sequence[str | Resolved] | None,
     out: Path,
     *,
     options: Options | None = None,
@@ -186,7 +109,8 @@ def run(
     spec = protocol.read(benchmark)
     options = options or Options()
     options.check(spec)
-    planned = list(plan(spec, models, resolve_device(options.device)))
+    resolve_device(options.device)
+    planned = plan(spec, models)
     check_writable(out)
     if Path(benchmark).suffix == ".toml":
         # The tables need the ranking rule of a protocol that is not bundled.
@@ -197,8 +121,8 @@ def run(
         told: dict[int, str | None] = {}
         if shared.whole:
             where, how = (str(benchmark), spec.sha256), (str(out.resolve()), asdict(options))
-            chosen = [(None if _is_anchor(planned[i]) else planned[i][2], planned[i][0].name) for i in shared.missing]
-            orders = [Job(*where, model, task, *how).plain() for model, task in chosen]
+            chosen = [planned[index] for index in shared.missing]
+            orders = [Job(*where, one.model and one.model.spec, one.task.name, *how).plain() for one in chosen]
             done = pool.map(fill, orders, report, lambda count: finished(MOSTLY * count))
             told = {index: one.error for index, one in zip(shared.missing, done, strict=True)}
         helping = pool if shared.parts else None
@@ -220,18 +144,17 @@ def _carried_out(
     ``told`` has those that other processes have measured but for their times, by place in the plan, with the reason of those that failed;
     ``helping`` samples units of the others.
     """
-    results, errors = [], []
-    for index, (task, loader, name) in enumerate(planned):
+    results, errors, book = [], [], Book(out)
+    for index, one in enumerate(planned):
         try:
             if (failed := told.get(index)) is not None:
                 raise ValueError(failed)
-            with foreign(), isolated():
-                model = loader()
+            model = _load(one, options)
             now = replace(options, overwrite=False) if index in told else options
-            helpers = Helpers(helping, name) if helping is not None and model is not None else None
-            results.append(evaluate_one(spec, task, model, now, out, report, helpers=helpers))
+            helpers = Helpers(helping, one.name) if helping is not None and model is not None else None
+            results.append(evaluate_one(spec, one.task, model, now, out, report, book=book, helpers=helpers))
         except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{name}: {said(error)}")
+            errors.append(f"{one.name}: {said(error)}")
         finished(index + 1 + MOSTLY * sum(later > index for later in told))
     return Outcome(results, errors)
 
@@ -264,10 +187,9 @@ def evaluate(
     options.check(spec)
     place, named = resolve_device(device), model if isinstance(model, str) else None
     if isinstance(model, str):
-        if ".py:" not in model:
-            find(model)
+        found = resolve(model)
         with foreign(), isolated():
-            model = load(model, device=place)
+            model = found.load(place)
     if model.task.name not in spec.tasks:
         raise ValueError(f"{model.name} is for task {model.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
     require_own_name(model)
@@ -275,4 +197,4 @@ def evaluate(
     with executor(options.processes(place, 1) if named else 1) as pool:
         helpers = Helpers(pool, named) if named and pool.workers > 1 else None
         data = evaluate_one(spec, model.task, None, options, folder)
-        return [data, evaluate_one(spec, model.task, model, options, folder, helpers=helpers)]
+        return [data, evaluate_one(spec, model.task, model, options, folder, book=Book(folder), helpers=helpers)]
