@@ -150,7 +150,7 @@ def test_latency_and_cost_that_cannot_be_measured_lose_no_row(tiny, tmp_path, mo
     def fail(*_, **__):
         raise KeyError("no clock")
 
-    monkeypatch.setattr("fmbench.evaluation.cost.costs.sweep", fail)
+    monkeypatch.setattr("fmbench.evaluation.timing.one_batch", fail)
     monkeypatch.setattr("fmbench.evaluation.cost.costs.flops_per_call", fail)
     _, found = fmbench.evaluate(ENTRY, tiny, out=tmp_path / "out")
     assert result.read(tmp_path / "out/results/tiny/gaussian-moons/cfm.json") == found

@@ -14,8 +14,9 @@ from fmbench.evaluation.options import Options
 from fmbench.evaluation.plan import Planned, plan
 from fmbench.evaluation.produce import Helpers
 from fmbench.evaluation.timing import Book
-from fmbench.execution.executor import Executor, executor
+from fmbench.execution.executor import Executor
 from fmbench.execution.foreign import foreign, isolated, said
+from fmbench.execution.local import executor
 from fmbench.records import protocol
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result

@@ -1,13 +1,12 @@
 """One function over many orders: the interface that the harness uses, and the executor that stays in this process.
 
 An order is plain data (what JSON can say), and so is what the function gives back: nothing is pickled, and an order can travel to another
-process, machine or day. An executor for a cluster is one more class with ``workers``, ``map`` and ``with``, and a line in :func:`executor`.
+process, machine or day. An executor for a cluster is one more class with ``workers``, ``map`` and ``with``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -86,21 +85,6 @@ class Here:
 
     def __exit__(self, *error: object) -> None:
         return None
-
-
-def executor(workers: int, threads: int | None = None) -> AbstractContextManager[Executor]:
-    """The executor of so many workers on this machine; its processes end with the context.
-
-    ``threads`` of torch and its libraries for each of several workers; by default those of this process are shared out, one at least.
-    Raises ValueError for less than one worker or thread.
-    """
-    if workers < 1 or (threads is not None and threads < 1):
-        raise ValueError(f"workers and threads must be at least 1, got {workers} and {threads}")
-    if workers == 1:
-        return Here()
-    from fmbench.execution.processes import Processes
-
-    return Processes(workers, threads or max(1, usable_threads() // workers))
 
 
 def usable_threads() -> int:
