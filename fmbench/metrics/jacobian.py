@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
@@ -23,6 +24,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fmbench.noise import generator
 from fmbench.shapes import Points, Times, Velocity, squared_norm
 
+STEP = 1e-3
+"""Step of differences, over the size of the points."""
+ACCURACY = 2e-3
+"""By how much products may differ from what they are compared with, over the largest."""
+SMOOTH = 0.75
+"""Share of the rows whose differences must agree: the others may cross a kink of the field."""
 STREAM = 0x1AC0
 """Key of the directions that :func:`linearisation` tries."""
 CHUNK = 32
@@ -103,21 +110,19 @@ def from_one_graph(velocity: Velocity, x: Points, t: Times) -> Products:
     return Products(v.detach(), push, lambda w: torch.autograd.grad(v, point, w, retain_graph=True)[0])
 
 
-def _slope(velocity: Velocity, x: Points, t: Times, u: Tensor) -> tuple[Tensor, float]:
-    """``J u`` without a backward pass and its relative accuracy: in forward mode, by differences where an operation has none."""
-    try:
-        return jacobian_product(velocity, x, t, u)[1], 1e-3
-    except (RuntimeError, ValueError):
-        step = 1e-2 * float(x.abs().max()) / float(u.abs().max())
-        with torch.no_grad():
-            return (velocity(x + step * u, t) - velocity(x - step * u, t)) / (2 * step), 5e-2
+def _differences(velocity: Velocity, x: Points, t: Times, u: Tensor) -> Tensor:
+    """``J u`` by central differences."""
+    step = STEP * float(x.abs().max()) / float(u.abs().max())
+    with torch.no_grad():
+        return (velocity(x + step * u, t) - velocity(x - step * u, t)) / (2 * step)
 
 
 def linearisation(velocity: Velocity, x: Points, t: Times, second: bool = False) -> Linearise:
     """The faster way to the products of a field that is right for it, found out at one point for a whole trajectory.
 
     Parts of a field may switch gradients off, or have a backward pass that keeps no graph: products from its graph then lack them, in
-    silence. So they are compared with one that needs no graph, in a random direction.
+    silence. So they are compared, in a random direction, with differences of the field, and where these are too coarse with a pass in
+    forward mode, which imports torch's compiler.
 
     Args:
         velocity: v(x, t), rows of a batch independent.
@@ -129,17 +134,35 @@ def linearisation(velocity: Velocity, x: Points, t: Times, second: bool = False)
     try:
         at = from_one_graph(velocity, x, t)
         pushed, pulled = at.push(u) if second else None, at.pull(w)
+
+        def agreeing(true: Tensor) -> float:
+            """Share of the rows whose products are those of ``true``."""
+            apart = (_dot(pulled, u) - _dot(w, true)).abs() / squared_norm(w).sqrt()
+            if pushed is not None:
+                apart = torch.maximum(apart, squared_norm(pushed - true).sqrt())
+            return float((apart <= ACCURACY * squared_norm(true).max().sqrt()).double().mean())
+
+        if agreeing(_differences(velocity, x, t, u)) >= SMOOTH:
+            return from_one_graph
+        return from_one_graph if agreeing(jacobian_product(velocity, x, t, u)[1]) == 1 else by_passes
     except (RuntimeError, ValueError):
         return by_passes
-    true, accuracy = _slope(velocity, x, t, u)
-    apart = (_dot(pulled, u) - _dot(w, true)).abs() / squared_norm(w).sqrt()
-    if pushed is not None:
-        apart = torch.maximum(apart, squared_norm(pushed - true).sqrt())
-    return from_one_graph if bool((apart <= accuracy * squared_norm(true).max().sqrt()).all()) else by_passes
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(dim=1)
+
+
+def has_derivative(velocity: Velocity, x: Points, t: Times) -> bool:
+    """Whether any derivative of a field comes out at some points: from its graph or, where gradients are off, in forward mode.
+
+    Raises RuntimeError or ValueError where neither can be computed.
+    """
+    ones = torch.ones_like(x)
+    with suppress(RuntimeError, ValueError):
+        if bool(from_one_graph(velocity, x, t).pull(ones).any()):
+            return True
+    return bool(jacobian_product(velocity, x, t, ones)[1].any())
 
 
 def exact_divergence(

@@ -75,8 +75,7 @@ def modes(
     Raises ValueError in one line for wrong shapes, values that are not finite, stds or weights that are not positive,
     a frame that is not orthogonal, and level or share out of range.
     """
-    from scipy.special import softmax
-    from scipy.stats import chi2
+    from scipy.special import gammaincinv, softmax
 
     x, means = checked_samples(x, means)
     scale = np.broadcast_to(np.asarray(stds, dtype=np.float64), means.shape)
@@ -92,7 +91,7 @@ def modes(
     squared = np.stack([(((y - m) / s) ** 2).sum(axis=1) for m, s in zip(means, scale, strict=True)], axis=1)
     posterior = softmax(np.log(weight) - np.log(scale).sum(axis=1) - squared / 2, axis=1)
     component = posterior.argmax(axis=1)
-    good = squared[np.arange(len(x)), component] <= chi2.ppf(level, x.shape[1])
+    good = squared[np.arange(len(x)), component] <= 2 * gammaincinv(x.shape[1] / 2, level)  # quantile of chi^2
     inside = np.bincount(component[good], minlength=len(means)) / len(x)
     observed, covered = posterior.mean(axis=0), inside >= share * level * weight
     error = min(float(np.abs(observed - weight).sum() / 2), 1.0)  # of rounding
