@@ -61,10 +61,10 @@ class Watch:
             self.drawn.append((sampler.label, len(noise)))
             return generate(method, noise, sampler, *rest)
 
-        def tried(name, kind, contexts):
-            if not getattr(contexts[0], "only_seed", False) and self.inside:
+        def tried(name, evidences):
+            if self.inside:
                 self.measured.append(name)
-            return attempt(name, kind, contexts)
+            return attempt(name, evidences)
 
         def timed(model, sampler, settings):
             self.times.append(sampler.label)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import KERNEL, UNBOUNDED, Range
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import GROUPS, deletions, squared_interval
@@ -216,15 +216,12 @@ def gaussian_mmd_squared(x: np.ndarray, y: np.ndarray, bandwidth: float | None =
     return mmd_squared(x, y, gaussian_kernel(reference_bandwidth(y) if bandwidth is None else bandwidth), block)
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Unbiased squared Gaussian MMD of samples (features, for images) to the reference, bandwidth from the reference
     alone. Interval as in :func:`mmd_estimate`; the bandwidth is held fixed in it.
     """
-    if context.extract is None or context.reference_features is None:
-        x, y = checked_samples(context.samples, context.reference, least=2)
-    else:
-        x, y = checked_samples(context.features, context.reference_features, least=2)
-    bandwidth = reference_bandwidth(y)
-    details = {**context.details, "bandwidth": bandwidth}
-    fresh = context.fresh_reference and context.only_seed
+    x, y = checked_samples(*evidence.compared, least=2)
+    bandwidth = evidence.real.once("bandwidth", lambda: reference_bandwidth(y))
+    details = {**evidence.details, "bandwidth": bandwidth}
+    fresh = evidence.fresh_reference and evidence.only_seed
     return mmd_estimate(x, y, gaussian_kernel(bandwidth), fresh_reference=fresh, bounds=KERNEL, **details)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import deletions, enclosing, squared_interval
@@ -44,7 +44,7 @@ def _interval(x: np.ndarray, y: np.ndarray, value: float, fresh_reference: bool)
     return None if squared is None else enclosing(value, math.sqrt(squared[0]), math.sqrt(squared[1]), NON_NEGATIVE)
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Sliced W2 between samples and reference with the same 512 directions for every entry.
 
     The interval is for the expectation at this n (an empirical distance is biased upwards), by a delete-a-group
@@ -52,11 +52,11 @@ def measure(context: SampleContext) -> Estimate:
     zero; with several evaluation seeds theirs replaces it, so it is not computed. Measured on Gaussians, d = 2, n = 100
     and d = 6, n = 200: 95 to 97 % with a fixed reference, 94 to 98 % with a fresh one.
     """
-    x, y = checked_samples(context.samples, context.reference)
+    x, y = checked_samples(evidence.samples, evidence.reference)
     value = sliced_wasserstein2(x, y)
-    ci = _interval(x, y, value, context.fresh_reference) if context.only_seed else None
+    ci = _interval(x, y, value, evidence.fresh_reference) if evidence.only_seed else None
     details = {
-        "reference_sha256": context.reference_sha256,
+        "reference_sha256": evidence.reference_sha256,
         "reference_n": len(y),
         "projections": PROJECTIONS,
         "projection_seed": PROJECTION_SEED,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import Z95, enclosing, spread
@@ -42,11 +42,11 @@ def wasserstein2_estimate(x: np.ndarray, y: np.ndarray, fresh_reference: bool = 
     return Estimate(value, enclosing(value, value - half, value + half, NON_NEGATIVE), len(x), details=details)
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """W2 between the samples and the reference; with a single evaluation seed the interval of
     :func:`wasserstein2_estimate`, else the spread over seeds gives it.
     """
-    details = {"reference_sha256": context.reference_sha256, "reference_n": len(context.reference)}
-    if context.only_seed:
-        return wasserstein2_estimate(context.samples, context.reference, context.fresh_reference, **details)
-    return Estimate(wasserstein2(context.samples, context.reference), None, len(context.samples), details=details)
+    details = {"reference_sha256": evidence.reference_sha256, "reference_n": len(evidence.reference)}
+    if evidence.only_seed:
+        return wasserstein2_estimate(evidence.samples, evidence.reference, evidence.fresh_reference, **details)
+    return Estimate(wasserstein2(evidence.samples, evidence.reference), None, len(evidence.samples), details=details)
