@@ -63,18 +63,21 @@ def polynomial_kernel(degree: int, gamma: float, coef0: float, centre: np.ndarra
         if degree == 1:
             return e
         left, right = np.stack([p**i for i in powers], axis=1) @ multiples, np.stack([q**j for j in powers])
+        # One set of buffers for all parts: fresh arrays of this size cost more in page faults than the arithmetic.
+        buffers = np.empty((4, min(ROWS, len(x)), len(y)))
         for start in range(0, len(x), ROWS):
-            rows = slice(start, start + ROWS)
-            w = (s + p[rows])[:, None] + q
-            base, power = w + e[rows], w
-            total = w + base
+            part = e[start : start + ROWS]
+            w, base, total, power = buffers[:, : len(part)]
+            np.add((s + p[start : start + ROWS])[:, None], q, out=w)
+            np.add(w, part, out=base)
+            np.add(w, base, out=total)
             for k in range(degree - 2):
                 # sum_j (w + e)^(n - 1 - j) w^j, one degree at a time.
-                power = power * w if k else w * w
+                np.multiply(power if k else w, w, out=power)
                 total *= base
                 total += power
-            e[rows] *= total
-            e[rows] += left[rows] @ right
+            part *= total
+            part += np.matmul(left[start : start + ROWS], right, out=total)
         return e
 
     return about_centre
