@@ -224,7 +224,7 @@ def measure(evidence: Evidence) -> Estimate:
         known = None if fresh_reference else factored
         partial = [between(one, other, known) for one, other in zip(without, fresh, strict=False)]
     ci = squared_interval(value, np.array(partial), bounds=NON_NEGATIVE)
-    return Estimate(value, ci, len(features), details=evidence.details)
+    return Estimate(value, ci, len(features), details=evidence.details, replicates=tuple(partial))
 
 
 def measure_infinity(evidence: Evidence) -> Estimate:

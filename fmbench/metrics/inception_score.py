@@ -6,6 +6,8 @@ is between 1 and the number of classes, never looks at real data, and cannot see
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fmbench.metrics.evidence import Evidence
@@ -63,4 +65,4 @@ def inception_score_estimate(logits: np.ndarray, groups: int = GROUPS) -> Estima
 def measure(evidence: Evidence) -> Estimate:
     """Inception score with the classifier of the task's feature extractor; its interval from a single evaluation seed only."""
     estimate = inception_score_estimate(evidence.logits, GROUPS if evidence.only_seed else 1)
-    return Estimate(estimate.value, estimate.ci, estimate.n, details={"extractor": evidence.extractor})
+    return replace(estimate, details={"extractor": evidence.extractor})

@@ -183,7 +183,8 @@ def mmd_estimate(
         return Estimate(value, None, len(x), details=details)
     left = deletions(len(x), len(y) if fresh_reference else None, groups)
     partial = np.array([sums.mmd_squared(a, b if fresh_reference else all_y) for a, b in left])
-    return Estimate(value, squared_interval(value, partial, of_x.offset + of_y.offset, bounds), len(x), details=details)
+    ci = squared_interval(value, partial, of_x.offset + of_y.offset, bounds)
+    return Estimate(value, ci, len(x), details=details, replicates=tuple(partial.tolist()))
 
 
 def gaussian_kernel(bandwidth: float) -> Kernel:

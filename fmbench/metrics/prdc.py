@@ -175,10 +175,11 @@ def _ball_share(found: Manifolds, quantity: str, n: int, without: Callable[[int]
     """
     hits = getattr(found, quantity)
     share, trials = float(hits.mean()), float(len(hits))
-    groups = min(GROUPS, n // 2)
+    groups, partial = min(GROUPS, n // 2), np.empty(0)
     if without is not None and groups > 1 and n - -(-n // groups) > K:
-        trials = effective_trials(share, jackknife_error(without(groups)) ** 2, groups - 1, trials)
-    return Estimate(share, wilson_interval(share, trials), len(hits))
+        partial = without(groups)
+        trials = effective_trials(share, jackknife_error(partial) ** 2, groups - 1, trials)
+    return Estimate(share, wilson_interval(share, trials), len(hits), replicates=tuple(partial.tolist()))
 
 
 def _measure(evidence: Evidence, quantity: str) -> Estimate:
