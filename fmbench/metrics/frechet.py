@@ -135,7 +135,7 @@ def _cross_term(one: Factored, two: Factored) -> float:
     return float(roots.sum()) * math.sqrt(one.scale) * math.sqrt(two.scale)
 
 
-def between(generated: Moments, reference: Moments, factored: Factored | None = None) -> float:
+def between(generated: Moments, reference: Moments, *, factored: Factored | None = None) -> float:
     """Frechet distance between the Gaussians of two sets of moments; ``factored`` is the covariance of the reference where that is done.
 
     Raises ValueError like :func:`frechet_distance`.
@@ -182,7 +182,7 @@ def fid_infinity(
     rng = np.random.default_rng(seed)
     sizes = np.linspace(smallest, n, points).round().astype(int)
     subsets = (features[rng.permutation(n)[:size]] for size in sizes)
-    distances = np.array([between(Moments.of(subset), reference, factored) for subset in subsets])
+    distances = np.array([between(Moments.of(subset), reference, factored=factored) for subset in subsets])
     largest = float(distances.max())
     unit = largest if largest > EXTREME[1] else 1.0
     _, intercept = np.polyfit(1.0 / sizes, distances / unit, 1)
@@ -212,7 +212,7 @@ def measure(evidence: Evidence) -> Estimate:
             f"generated samples have {features.shape[1]} features and real ones {len(reference.mean)}; use one extractor"
         )
     factored = _reference_factored(evidence)
-    value = between(Moments.of(features), reference, factored)
+    value = between(Moments.of(features), reference, factored=factored)
     if value == 0:
         refuse_vanishing(features, reference.mean[None] if evidence.real.stated else evidence.reference_features)
     left = deletions(len(features), reference.n if fresh_reference else None) if evidence.only_seed else []
@@ -222,7 +222,7 @@ def measure(evidence: Evidence) -> Estimate:
         if fresh_reference:
             fresh = without_each(evidence.reference_features, [~kept for _, kept in left])
         known = None if fresh_reference else factored
-        partial = [between(one, other, known) for one, other in zip(without, fresh, strict=False)]
+        partial = [between(one, other, factored=known) for one, other in zip(without, fresh, strict=False)]
     ci = squared_interval(value, np.array(partial), bounds=NON_NEGATIVE)
     return Estimate(value, ci, len(features), details=evidence.details, replicates=tuple(partial))
 

@@ -77,8 +77,8 @@ class Cells:
             pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
         train, heldout = pca.transform(train), pca.transform(heldout)
         clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
-        distances, labels = nearest(heldout, train).squared[:, 0], clusters.predict(heldout)
-        return cls(pca.transform, clusters.predict, train, distances, labels)
+        cell = lambda points: np.asarray(clusters.predict(points))  # noqa: E731
+        return cls(pca.transform, cell, train, nearest(heldout, train).squared[:, 0], cell(heldout))
 
 
 def ct_score(
