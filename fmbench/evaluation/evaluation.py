@@ -23,6 +23,7 @@ from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.scoring import Scorer
 from fmbench.evaluation.timing import Book, Wish, timing_key
+from fmbench.evaluation.witness import witness_of
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.features import Extractor
 from fmbench.noise import BLOCK
@@ -146,8 +147,9 @@ class Evaluation:
             guidance=sampler.guidance,
             nfe={key: value / len(everything) for key, value in counts.items()},
             metrics=scorer.score(evidences),
-            latency=self._timed(sampler) if timed else None,
+            latency=self.latency(sampler) if timed else None,
             samples={"n": len(everything), "sha256": sha256(everything.numpy())},
+            witness=witness_of(total[0]),
         )
 
     def paired_row(self, sampler: Sampler, endpoints: Tensor | None, names: Sequence[str]) -> Row:
@@ -176,7 +178,7 @@ class Evaluation:
                 return self._failed(Row(sampler.solver, sampler.steps, sampler.guidance, {}, {}), str(error))
             return self.row(sampler, *args, **kwargs)
 
-    def _timed(self, sampler: Sampler) -> dict[str, Any]:
+    def latency(self, sampler: Sampler) -> dict[str, Any]:
         """Latency of a sampler, measured now."""
         assert self.model is not None
         device, how = str(device_of(self.model.method)), self.options.acceleration

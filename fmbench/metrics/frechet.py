@@ -186,7 +186,7 @@ def measure(evidence: Evidence) -> Estimate:
             fresh = without_each(evidence.reference_features, [~kept for _, kept in left])
         partial = [between(one, other) for one, other in zip(without, fresh, strict=False)]
     ci = squared_interval(value, np.array(partial), bounds=NON_NEGATIVE)
-    return Estimate(value, ci, len(features), details=evidence.details)
+    return Estimate(value, ci, len(features), details=evidence.details, replicates=tuple(partial))
 
 
 def measure_infinity(evidence: Evidence) -> Estimate:

@@ -6,6 +6,8 @@ is between 1 and the number of classes, never looks at real data, and cannot see
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fmbench.metrics.evidence import Evidence
@@ -61,5 +63,4 @@ def inception_score_estimate(logits: np.ndarray) -> Estimate:
 
 def measure(evidence: Evidence) -> Estimate:
     """Inception score with the classifier of the task's feature extractor."""
-    estimate = inception_score_estimate(evidence.logits)
-    return Estimate(estimate.value, estimate.ci, estimate.n, details={"extractor": evidence.extractor})
+    return replace(inception_score_estimate(evidence.logits), details={"extractor": evidence.extractor})

@@ -159,7 +159,8 @@ def mmd_estimate(
     partial = np.array([sums.mmd_squared(a, b if fresh_reference else all_y) for a, b in left])
     means = (sums.mean_within(x, within_x, all_x), sums.mean_within(y, within_y, all_y))
     offset = sum(bias_correction(a, mean, kernel, block) for a, mean in zip((x, y), means, strict=True))
-    return Estimate(value, squared_interval(value, partial, offset, bounds), len(x), details=details)
+    ci = squared_interval(value, partial, offset, bounds)
+    return Estimate(value, ci, len(x), details=details, replicates=tuple(partial.tolist()))
 
 
 def gaussian_kernel(bandwidth: float) -> Kernel:

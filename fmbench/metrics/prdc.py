@@ -161,11 +161,11 @@ def _ball_share(
     """
     hits = getattr(found, quantity)
     share, trials = float(hits.mean()), float(len(real))
-    groups = min(GROUPS, len(generated) // 2)
+    groups, partial = min(GROUPS, len(generated) // 2), np.empty(0)
     if jackknife and groups > 1 and len(generated) - -(-len(generated) // groups) > k:
         partial = WITHOUT_GROUPS[quantity](*checked_samples(generated, real), k, groups)
         trials = effective_trials(share, jackknife_error(partial) ** 2, groups - 1, trials)
-    return Estimate(share, wilson_interval(share, trials), len(real))
+    return Estimate(share, wilson_interval(share, trials), len(real), replicates=tuple(partial.tolist()))
 
 
 def _measure(evidence: Evidence, quantity: str, k: int = 5) -> Estimate:

@@ -32,15 +32,20 @@ def _sorted_rows(points: np.ndarray, theta: np.ndarray) -> Callable[[np.ndarray]
     return lambda kept: ordered[kept[order]].reshape(len(theta), -1)
 
 
-def _interval(x: np.ndarray, y: np.ndarray, value: float, fresh_reference: bool) -> tuple[float, float] | None:
-    """95 % delete-a-group jackknife interval around ``value``, its width from at most 128 projections."""
+def _partial(x: np.ndarray, y: np.ndarray, fresh_reference: bool) -> np.ndarray:
+    """Distances with each group left out, (G,), from at most 128 projections."""
     x, y = centred(x, y)
     theta = directions(x.shape[1], JACKKNIFE_PROJECTIONS)
     rows, reference_rows = _sorted_rows(x, theta), _sorted_rows(y, theta)
     all_y = np.ones(len(y), dtype=bool)
     left = deletions(len(x), len(y) if fresh_reference else None)
     costs = [quantile_cost(rows(a), reference_rows(b if fresh_reference else all_y)).mean() for a, b in left]
-    squared = squared_interval(value**2, np.array(costs), bounds=NON_NEGATIVE)
+    return np.sqrt(np.array(costs))
+
+
+def _interval(value: float, partial: np.ndarray) -> tuple[float, float] | None:
+    """95 % delete-a-group jackknife interval around ``value``."""
+    squared = squared_interval(value**2, partial**2, bounds=NON_NEGATIVE)
     return None if squared is None else enclosing(value, math.sqrt(squared[0]), math.sqrt(squared[1]), NON_NEGATIVE)
 
 
@@ -54,11 +59,11 @@ def measure(evidence: Evidence) -> Estimate:
     """
     x, y = checked_samples(evidence.samples, evidence.reference)
     value = sliced_wasserstein2(x, y)
-    ci = _interval(x, y, value, evidence.fresh_reference) if evidence.only_seed else None
+    partial = _partial(x, y, evidence.fresh_reference) if evidence.only_seed else np.empty(0)
     details = {
         "reference_sha256": evidence.reference_sha256,
         "reference_n": len(y),
         "projections": PROJECTIONS,
         "projection_seed": PROJECTION_SEED,
     }
-    return Estimate(value, ci, len(x), details=details)
+    return Estimate(value, _interval(value, partial), len(x), details=details, replicates=tuple(partial.tolist()))

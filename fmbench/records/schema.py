@@ -15,6 +15,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from fmbench.records.conditions import (
+    Amount,
     Closed,
     Cost,
     Count,
@@ -142,6 +143,7 @@ class RowTable(Closed, frozen=True):
     failed: Text | None = None
     id: str = ""
     run: str = ""
+    mflop: Amount | None = None
 
     def __post_init__(self) -> None:
         check_name_in("solver", self.solver, "a solver")
