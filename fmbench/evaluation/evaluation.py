@@ -24,6 +24,7 @@ from fmbench.evaluation.produce import UNIT, Order, identity_of, merged, sampled
 from fmbench.evaluation.scoring import Scorer
 from fmbench.evaluation.timing import Book, Wish, timing_key
 from fmbench.evaluation.units import Unit, stored
+from fmbench.evaluation.witness import witness_of
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.execution.stopwatch import Stopwatch
 from fmbench.features import Extractor
@@ -174,6 +175,7 @@ class Evaluation:
             metrics=self._scored(scorer, [part.samples for part in parts], self._ends(sampler, endpoints)),
             latency=self.latency(sampler) if timed else None,
             samples={"n": n, "sha256": sha256(everything.samples.numpy())},
+            witness=witness_of(parts[0].samples),
         )
 
     @staticmethod
@@ -188,7 +190,7 @@ class Evaluation:
         with self.watch.phase("core"):
             ends = [endpoints, *[None] * (len(samples) - 1)]
             drawn = zip(samples, self.options.seeds(self.spec), ends, strict=False)
-            return scorer.score([scorer.context(x, seed, end, real) for x, seed, end in drawn])
+            return scorer.score([scorer.evidence(x, seed, end, real) for x, seed, end in drawn])
 
     def wish(self, sampler: Sampler) -> Wish:
         """The latency of a sampler, under the name of what it depends on."""
@@ -237,8 +239,8 @@ class Evaluation:
     def data_row(self, names: Sequence[str] | None = None) -> Row:
         """Real samples scored like a model: held-out images once, or fresh draws for every seed."""
         scorer = self.scorer if names is None else dataclasses.replace(self.scorer, metrics=names)
-        seeds = self.options.seeds(self.spec)[: 1 if self.task.finite else None]
-        drawn = [self.scorer.real(seed, "data") for seed in seeds]
+        seeds = self.task.distinct(self.options.seeds(self.spec))
+        drawn = [self.task.anchor(self.scorer.samples, seed) for seed in seeds]
         everything = torch.cat(drawn)
         digest = {"n": len(everything), "sha256": sha256(everything.numpy())}
         estimates = self._scored(scorer, drawn, real=True)
@@ -249,7 +251,7 @@ class Evaluation:
         samples, seed = self.options.samples(self.spec), self.options.seeds(self.spec)[0]
         metrics = self.spec.metrics if names is None else names
         flow = self.options.flow(self.spec)
-        return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size)
+        return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size, self.task)
 
     def cost(self, timed: bool = True) -> dict[str, Any]:
         """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails.
