@@ -206,6 +206,7 @@ def _computed(opened: _Opened, helpers: Helpers | None) -> Result:
                 trial(run.model, run.spec.samplers)
         if run.task.extractor and not opened.measured:
             run.extractor = Clocked.of(load_extractor(run.task.extractor, device), run.watch)
+        opened.held = recognised(run, opened.want, opened.held)
         if helpers is not None and run.units is not None:
             _sample_ahead(opened, helpers, run.units)
         return Filling(run, opened.want, recognised(run, opened.want, opened.held)).filled()

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -192,7 +193,7 @@ class Field(nn.Module):
 
 
 def facts(result) -> dict:
-    content = json.loads(json.dumps(dataclasses.asdict(result)))
+    content = json.loads(json.dumps(dataclasses.asdict(result), default=msgspec.to_builtins))
     for key in ("seconds", "phases", "created", "peak_memory_bytes", "cost", "environment"):
         del content[key]
     # Another function, another code: what it gives has to be the same all the same.
