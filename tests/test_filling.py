@@ -211,6 +211,7 @@ CHANGES = [
     (other_seeds, (ALL, sorted([*ROW, *ROW]), ALL), 1200),
     # The first noises of the first seed are enough for the gap to the solve.
     (other_solve, (ALL, sorted([*FLOW, "truncation_gap", "truncation_gap"]), []), 512),
+    # Nothing is sampled for a time.
     (other_sizes, ([], [], ALL), 0),
     (other_words, ([], [], []), 0),
     (comment, ([], [], []), 0),

@@ -112,7 +112,8 @@ class Filling:
 
     def _timed(self, sampler: Sampler, held: Row) -> Row:
         """A row with the times that it lacks, for which nothing is sampled."""
-        return dataclasses.replace(held, latency=self.run.latency(sampler), mflop=self._mflop(sampler, held))
+        mflop = self._mflop(sampler, held) if held.mflop is None else held.mflop
+        return dataclasses.replace(held, latency=self.run.latency(sampler), mflop=mflop)
 
     def _checked(self, held: Row, made: Row, sampler: Sampler, kept: list[str]) -> Row:
         """What was measured on samples that are those of the file, or of which all numbers agree with it. Raises ValueError."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fmbench.execution.operators import OperatorMode, uncompiled
 from fmbench.flows.evaluations import counting
 
 _MOVEMENT = """
@@ -89,7 +89,7 @@ class _Inside:
             self.total += self.counter.get_total_flops() - self.entered_at
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperatorMode):
     """Sees the operators that the counter executes, after it has decomposed what it can."""
 
     def __init__(self, inside: _Inside) -> None:
@@ -129,7 +129,7 @@ def _watched(net: nn.Module) -> Iterator[_Inside]:
     with ExitStack() as stack:
         stack.enter_context(_countable(net))
         if is_compiled(net):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(uncompiled())
         for module in net.modules():
             stack.callback(module.register_forward_pre_hook(inside.enter).remove)
             stack.callback(module.register_forward_hook(inside.leave).remove)
