@@ -209,7 +209,7 @@ def _computed(opened: _Opened, helpers: Helpers | None) -> Result:
         opened.held = recognised(run, opened.want, opened.held)
         if helpers is not None and run.units is not None:
             _sample_ahead(opened, helpers, run.units)
-        return Filling(run, opened.want, recognised(run, opened.want, opened.held)).filled()
+        return Filling(run, opened.want, opened.held).filled()
 
 
 def _sample_ahead(opened: _Opened, helpers: Helpers, folder: Path) -> None:
