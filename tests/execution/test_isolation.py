@@ -15,8 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import nn
