@@ -184,8 +184,7 @@ def columns_of(
     return [
         Column(
             "rank",
-            "Lowest and highest rank that is compatible with the differences beyond doubt within the division; all of a table hold together "
-            "with 95 %.",
+            "Lowest and highest rank that fits the differences beyond doubt; all of a table hold together with 95 %.",
             _rank,
         ),
         Column("entry", "The entry.", lambda j: text_cell(j.label, clean(j.result.model["name"], 200)), numeric=False),

@@ -1,7 +1,8 @@
 """What each entry of a division is compared by, and the ranks that follow.
 
-Raw values decide, not the summary beside them: the value of every evaluation seed, or with one seed the values with one of 20 groups of rows left
-out. The rule is that of :mod:`fmbench.statistics.comparisons`; here numbers become its arrays.
+Raw values decide, not the summary beside them: the value of every evaluation seed, or with one seed the values with one of 20 groups of rows
+left out. Without them the stated intervals are compared, as if nothing were shared, which errs towards "not separated". The rule is that of
+:mod:`fmbench.statistics.comparisons`; here numbers become its arrays.
 """
 
 from __future__ import annotations

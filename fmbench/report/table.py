@@ -58,10 +58,20 @@ class Ranking:
     claim: str
     facts: Mapping[str, Any]
 
+    def line(self) -> str:
+        """In words: how many pairs are separated, and by what they were compared."""
+        facts = self.facts
+        how = "stated intervals, unpaired"
+        if facts["paired"]:
+            how = f"{facts['units']}, {'logarithms' if facts['scale'] == 'log' else 'differences'}"
+        if 0 < facts["paired"] < facts["entries"]:
+            how += f"; {facts['entries'] - facts['paired']} without raw values by stated intervals, unpaired"
+        return f"{self.division}, {self.claim}s: {facts['separated']} of {facts['pairs']} pairs separated ({how})"
+
 
 @dataclass(frozen=True)
 class TableRow:
-    """One entry: its group (see :data:`fmbench.report.judging.GROUPS`), its lowest and highest rank if any, its cells in the order of the columns."""
+    """One entry: its group (see :data:`fmbench.report.judging.GROUPS`), lowest and highest rank if any, cells in the order of the columns."""
 
     entry: str
     group: str

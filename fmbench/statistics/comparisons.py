@@ -108,9 +108,12 @@ def inverse_trigamma(x: np.ndarray) -> np.ndarray:
     """``y`` > 0 with trigamma(y) = x, for x > 0. Newton steps on 1 / trigamma, which is convex (Smyth 2004, appendix)."""
     with np.errstate(over="ignore"):
         y = 0.5 + 1 / x
-    for _ in range(20):
+    for _ in range(30):
         found = special.polygamma(1, y)
-        y = y + found * (1 - found / x) / special.polygamma(2, y)
+        step = found * (1 - found / x) / special.polygamma(2, y)
+        y = y + step
+        if (np.abs(step) <= 1e-12 * y).all():
+            break
     # Where trigamma is a power of y to float64.
     return np.where(x > 1e7, x**-0.5, np.where(x < 1e-6, 1 / x, y))
 
