@@ -26,6 +26,12 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; nearest: {', '.join(close) or 'none'}"
 
 
+def file_class(name: str) -> tuple[str, str] | None:
+    """The two parts of ``path/to/file.py:Class``, code of the user's own; None for every other name."""
+    path, separator, kind = name.rpartition(":")
+    return (path, kind) if separator and path.endswith(".py") else None
+
+
 class Registry:
     """A table of names of one kind. Plug-ins are read from entry points the first time an unknown name is met or all are listed."""
 
@@ -127,7 +133,16 @@ OPTIMISERS = Registry(
     },
 )
 """What turns gradients into steps: functions (parameters, lr=, weight_decay=, **options) -> ``torch.optim.Optimizer``."""
-REGISTRIES = {"methods": METHODS, "nets": NETS, "solvers": SOLVERS, "tasks": TASKS}
+REGISTRIES = {
+    "methods": METHODS,
+    "tasks": TASKS,
+    "nets": NETS,
+    "solvers": SOLVERS,
+    "optimisers": OPTIMISERS,
+    "extractors": EXTRACTORS,
+    "tools": TOOLS,
+}
+"""Every table of names, by what it holds: ``fmbench list`` shows each of them."""
 
 
 def create(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import fmbench
-from fmbench import cli
+from fmbench import cli, registry
 from fmbench.cli.listing import KINDS
+from fmbench.registry import REGISTRIES
 
 METHOD = '''
 import torch
@@ -33,6 +34,19 @@ class MyMethod(VelocityMethod):
         return error.square().mean()
 '''
 ENTRY = "gaussian-moons/cfm"
+PROTOCOL = """
+name = "own"
+version = 1
+summary = "for tests"
+tasks = ["gaussian-moons"]
+samples = 64
+seeds = [0]
+samplers = [{ solver = "euler", steps = 2 }]
+metrics = ["wasserstein2"]
+flow = { samples = 8, steps = 4, probes = 8, probe_steps = 4 }
+latency = { batches = [1], seconds = 0.0 }
+rank = { vector = "wasserstein2", steps = 2 }
+"""
 
 
 def run(*words):
@@ -57,17 +71,51 @@ def test_list_shows_every_kind(capsys):
 @pytest.mark.parametrize("kind", KINDS)
 def test_list_as_json_is_what_the_api_says(kind, capsys):
     assert run("list", kind, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {kind: list(getattr(fmbench, f"list_{kind}")())}
+    listing = getattr(fmbench, f"list_{kind}", None)
+    names = list(REGISTRIES[kind].all() if listing is None else listing())
+    assert names and json.loads(capsys.readouterr().out) == {kind: names}
+
+
+def test_every_table_of_names_can_be_listed():
+    """A registry that is added is listed, and what it holds is described."""
+    tables = [table for table in vars(registry).values() if isinstance(table, registry.Registry)]
+    assert {id(table) for table in tables} == {id(table) for table in REGISTRIES.values()}
+    assert set(REGISTRIES) < set(KINDS)
 
 
 @pytest.mark.parametrize(
-    "name", ["digits/ot-cfm", "ot-cfm", "digits", "gaussian-moons", "quick", "straightness", "digits/oracle"]
+    "name",
+    [
+        "digits/ot-cfm",
+        "ot-cfm",
+        "digits",
+        "gaussian-moons",
+        "quick",
+        "straightness",
+        "digits/oracle",
+        "adamw",
+        "heun",
+        "unet",
+        "classifier",
+        "inception-random",
+    ],
 )
 def test_info_of_anything(name, capsys):
     assert run("info", name) == 0
     assert name in capsys.readouterr().out
     assert run("info", name, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kind"]
+
+
+def test_a_name_of_two_kinds_says_so(capsys):
+    assert run("info", "digits", "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["also"] == "fmbench info digits --kind task"
+    assert run("info", "digits", "--kind", "task", "--json") == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (first["kind"], second["kind"], second["space"]) == ("benchmark", "task", "image")
+    assert run("info", "heun", "--kind", "task") == 2
+    assert "unknown task 'heun'" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +131,16 @@ def test_info_of_anything(name, capsys):
         (["sample", "mixture-16d/cfm", "-o", "x.png"], 1, [".npy"]),
         (["run", "quik", "--out", "o"], 2, ["quik", "nearest: quick"]),
         (["run", "quick", "-m", "--out", "o"], 1, ["empty"]),
+        (
+            ["run", "quick", "-m", "hf:org/model@main", "--out", "o"],
+            1,
+            ["not yet: 'hf:org/model@main'", "give the path"],
+        ),
+        (["run", "quick", "-m", "gone.py:Mine", "--out", "o"], 1, ["no file gone.py"]),
+        (["sample", "hf:org/model"], 1, ["not yet: 'hf:org/model'"]),
+        (["info", "hf:org/model"], 1, ["not yet: 'hf:org/model'"]),
+        (["train", "hf:org/model"], 1, ["not yet: 'hf:org/model'"]),
+        (["sample", ENTRY, "--task", "digits"], 2, ["--task digits", "says its own"]),
         (["run", "digits", "-m", ENTRY, "--out", "o"], 1, ["gaussian-moons", "digits"]),
         (["run", "quick", "--device", "cuda:99", "--out", "o"], 2, ["cuda:99", "available"]),
         (["train", "gaussian-moons/cfm", "--set", "train.stps=3", "--out", "o"], 1, ["stps", "steps"]),
@@ -111,6 +169,35 @@ def test_wrong_usage_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*words)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('vector = "wasserstein2"', 'vector = "wasserstein3"', "[rank]: vector: unknown metric 'wasserstein3'"),
+        ('metrics = ["wasserstein2"]', 'metrics = ["wasserstein3"]', "unknown metric 'wasserstein3'"),
+        ('solver = "euler"', 'solver = "eulr"', "unknown solver 'eulr'"),
+        ('"gaussian-moons"', '"gaussian-mons"', "unknown task 'gaussian-mons'"),
+        ("samples = 64", "samples = 0", "samples must be at least 1"),
+    ],
+)
+def test_a_fault_in_a_protocol_file_exits_with_1_whatever_it_is(old, new, words, tmp_path, monkeypatch, capsys):
+    """The command was right; what the file says is not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(PROTOCOL.replace(old, new))
+    assert old in PROTOCOL
+    assert run("run", "own.toml", "--out", "o") == 1
+    assert words in one_line(capsys)
+
+
+def test_the_help_of_limit_says_what_is_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run("run", "--help")
+    assert "at most those of the benchmark" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(PROTOCOL)
+    assert run("run", "own.toml", "--limit", 65, "--out", "o") == 1
+    assert "limit 65 is more than the 64 samples" in one_line(capsys)
 
 
 def test_debug_shows_the_traceback():

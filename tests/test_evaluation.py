@@ -17,7 +17,8 @@ from torch import nn
 
 import fmbench
 from fmbench.evaluation.options import Options
-from fmbench.evaluation.run import evaluate_one, plan, run
+from fmbench.evaluation.plan import plan
+from fmbench.evaluation.run import evaluate_one, run
 from fmbench.records import protocol, result
 from fmbench.records.sampler import Sampler
 from fmbench.storage.files import sha256
@@ -326,7 +327,7 @@ def test_a_full_disk_leaves_nothing_half_written(tiny, tmp_path):
 
 def test_the_plan_has_the_data_anchor_first_and_every_bundled_entry():
     spec = protocol.read("quick")
-    names = [name for _, _, name in plan(spec, None, "cpu")]
+    names = [one.name for one in plan(spec, None)]
     assert names[0] == "gaussian-8gaussians/data"
     assert {"digits/oracle", "digits/cfm", "gaussian-moons/oracle"} <= set(names)
     assert not [name for name in names if "digits-cnn" in name]

@@ -16,7 +16,8 @@ from fmbench import cli
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.evaluation import describe
 from fmbench.evaluation.options import Options
-from fmbench.evaluation.run import evaluate, plan, run
+from fmbench.evaluation.plan import plan
+from fmbench.evaluation.run import evaluate, run
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.foreign import ForeignError, foreign, said
 from fmbench.records import protocol, result
@@ -274,14 +275,14 @@ def test_no_option_is_guessed_from_a_prefix(words, capsys):
 def test_models_named_twice_or_alike_are_refused(tiny, tmp_path):
     spec = protocol.read(tiny)
     with pytest.raises(ValueError, match="is named twice"):
-        list(plan(spec, [ENTRY, ENTRY], "cpu"))
+        plan(spec, [ENTRY, ENTRY])
     import shutil
 
     from fmbench.zoo import catalogue
 
     shutil.copytree(catalogue.find(ENTRY).folder, tmp_path / "cfm")
     with pytest.raises(ValueError, match="are both gaussian-moons/cfm; rename one"):
-        list(plan(spec, [ENTRY, str(tmp_path / "cfm")], "cpu"))
+        plan(spec, [ENTRY, str(tmp_path / "cfm")])
 
 
 @pytest.mark.parametrize("name", ["data", "Data", "..", "a/../..", "oracle", "x" * 200])

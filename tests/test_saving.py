@@ -67,7 +67,7 @@ def short(spec: str, **settings: Any) -> Recipe:
 
 def loaded(spec: str, folder: Path) -> nn.Module:
     from fmbench.zoo.catalogue import open_folder
-    from fmbench.zoo.resolve import load_entry
+    from fmbench.zoo.loading import load_entry
 
     return load_entry(open_folder(folder), method_class(spec), "cpu").method
 

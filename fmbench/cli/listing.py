@@ -11,9 +11,9 @@ from typing import Any
 
 import fmbench
 from fmbench.cli.shared import DONE, Add, print_json
-from fmbench.registry import UnknownName, nearest
+from fmbench.registry import REGISTRIES, UnknownName, nearest
 
-KINDS = ("entries", "methods", "tasks", "benchmarks", "metrics")
+KINDS = ("entries", "benchmarks", "metrics", *REGISTRIES)
 
 
 def _listing(kind: str) -> dict[str, str]:
@@ -22,6 +22,8 @@ def _listing(kind: str) -> dict[str, str]:
         from fmbench.records.metric import METRICS
 
         return {name: _summary(METRICS, name) for name in METRICS}
+    if kind in REGISTRIES:
+        return dict.fromkeys(REGISTRIES[kind].all(), "")
     return dict.fromkeys(getattr(fmbench, f"list_{kind}")(), "")
 
 
@@ -54,56 +56,66 @@ def _first_paragraph(text: str | None) -> str:
     return " ".join((text or "").split("\n\n")[0].split())
 
 
-def _info(name: str) -> dict[str, Any]:
-    """What there is to know about a name of any kind. Raises UnknownName."""
-    from fmbench import registry
-    from fmbench.records import protocol
+def _metric(name: str) -> dict[str, Any]:
     from fmbench.records.metric import METRICS
-    from fmbench.storage.bundled import list_benchmarks
-    from fmbench.zoo import catalogue
 
-    if name in METRICS:
-        measure = METRICS[name].resolve()
-        texts = {"definition": sys.modules[measure.__module__].__doc__, "measured": measure.__doc__}
-        told = {key: " ".join((text or "").split()) for key, text in texts.items()}
-        return {"kind": "metric", "name": name, **dataclasses.asdict(METRICS[name]), **told}
-    if name in list_benchmarks():
-        return {"kind": "benchmark", **dataclasses.asdict(protocol.read(name))}
-    if name in registry.METHODS.all() or name in registry.TOOLS.all():
-        kind = registry.trainable(name)
-        return {
-            "kind": "tool" if name in registry.TOOLS.all() else "method",
-            "name": name,
-            "summary": kind.summary,
-            "reference": kind.reference,
-            "text": _first_paragraph(kind.__doc__),
-        }
-    if name in registry.TASKS.all():
-        make = registry.TASKS.resolve(name)
-        task = make()
-        facts = {
-            k: getattr(task, k)
-            for k in ("version", "summary", "kind", "shape", "net", "train", "num_classes", "w2_squared")
-        }
-        return {"kind": "task", "name": name, **facts, "text": _first_paragraph(make.__doc__)}
+    measure = METRICS[name].resolve()
+    texts = {"definition": sys.modules[measure.__module__].__doc__, "measured": measure.__doc__}
+    told = {key: " ".join((text or "").split()) for key, text in texts.items()}
+    return {**dataclasses.asdict(METRICS[name]), **told}
+
+
+def _task(name: str) -> dict[str, Any]:
+    make = REGISTRIES["tasks"].resolve(name)
+    task = make()
+    keys = ("version", "summary", "kind", "shape", "net", "train", "num_classes", "w2_squared")
+    # The kind of a task is that of its points; the kind of the name is "task".
+    facts = {"space" if key == "kind" else key: getattr(task, key) for key in keys}
+    return {**facts, "text": _first_paragraph(make.__doc__)}
+
+
+def _registered(kind: str, name: str) -> dict[str, Any]:
+    """What a registered class or function says of itself."""
+    if kind == "tasks":
+        return _task(name)
+    found = REGISTRIES[kind].resolve(name)
+    said = {key: getattr(found, key) for key in ("summary", "reference") if isinstance(getattr(found, key, None), str)}
+    return {**said, "text": _first_paragraph(found.__doc__)}
+
+
+def _entry(name: str) -> dict[str, Any] | None:
+    """The facts of an entry or a folder, None for a name that is neither."""
+    from fmbench.zoo.resolve import resolve
+
     try:
-        entry = catalogue.find(name)
+        entry = resolve(name).entry
     except UnknownName:
-        known = [
-            *METRICS,
-            *list_benchmarks(),
-            *registry.METHODS.all(),
-            *registry.TOOLS.all(),
-            *registry.TASKS.all(),
-            *catalogue.list_entries(),
-        ]
-        raise UnknownName(nearest("name", name, known)) from None
+        return None
     return {"kind": "entry", "name": entry.name, "folder": str(entry.folder), **dataclasses.asdict(entry.recipe)}
+
+
+def _info(name: str, wanted: str | None = None) -> dict[str, Any]:
+    """What there is to know about a name, of a kind where it has several. Raises UnknownName."""
+    from fmbench.records import protocol
+
+    listed = {kind: _listing(kind) for kind in KINDS if kind != "entries" and wanted in (None, kind[:-1])}
+    kinds = [kind for kind, names in listed.items() if name in names]
+    if not kinds:
+        if wanted in (None, "entry") and (facts := _entry(name)) is not None:
+            return facts
+        known = {*_listing("entries"), *(known for names in listed.values() for known in names)}
+        raise UnknownName(nearest(wanted or "name", name, known))
+    kind, *others = (kind[:-1] for kind in kinds)
+    also = {"also": ", ".join(f"fmbench info {name} --kind {other}" for other in others)} if others else {}
+    head = {"kind": kind, "name": name, **also}
+    if kind == "metric":
+        return {**head, **_metric(name)}
+    return {**head, **(dataclasses.asdict(protocol.read(name)) if kind == "benchmark" else _registered(kinds[0], name))}
 
 
 def cmd_info(args: argparse.Namespace) -> int:
     """Facts about one name."""
-    facts = _info(args.name)
+    facts = _info(args.name, args.kind)
     if args.json:
         print_json(json.loads(json.dumps(facts, default=list)))
         return DONE
@@ -116,6 +128,8 @@ def cmd_info(args: argparse.Namespace) -> int:
 
 def add(add: Add) -> None:
     """The commands."""
-    p = add("list", cmd_list, "names of entries, methods, tasks, benchmarks, metrics")
+    p = add("list", cmd_list, f"names of {', '.join(KINDS)}")
     p.add_argument("kind", nargs="?", choices=KINDS)
-    add("info", cmd_info, "facts about one name").add_argument("name")
+    p = add("info", cmd_info, "facts about one name")
+    p.add_argument("name")
+    p.add_argument("--kind", choices=("entry", *(kind[:-1] for kind in KINDS[1:])), help="of a name that has several")

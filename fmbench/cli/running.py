@@ -15,16 +15,18 @@ from fmbench.progress import progress_bars
 def cmd_run(args: argparse.Namespace) -> int:
     """Evaluate models on a benchmark and print the tables."""
     from fmbench.evaluation.device import resolve_device
-    from fmbench.evaluation.run import plan, run
+    from fmbench.evaluation.plan import plan
+    from fmbench.evaluation.run import run
     from fmbench.records import protocol
     from fmbench.report.build import build_leaderboard
     from fmbench.report.terminal import print_results
 
     options = Options(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)})
     spec = protocol.read(args.benchmark)
-    total = len(list(plan(spec, args.model, resolve_device(options.device))))
+    resolve_device(options.device)
+    planned = plan(spec, args.model)
     with progress_bars(not args.json) as progress:
-        bar = progress.add_task(spec.name, total=total)
+        bar = progress.add_task(spec.name, total=len(planned))
 
         def report(name: str, _done: int, _steps: int) -> None:
             progress.update(bar, description=name)
@@ -32,7 +34,8 @@ def cmd_run(args: argparse.Namespace) -> int:
         def finished(done: int) -> None:
             progress.update(bar, completed=done)
 
-        outcome = run(args.benchmark, args.model, args.out, options=options, report=report, finished=finished)
+        models = [one.model for one in planned if one.model is not None]
+        outcome = run(args.benchmark, models, args.out, options=options, report=report, finished=finished)
     errors, written = list(outcome.errors), []
     try:
         built = build_leaderboard(args.out)

@@ -16,23 +16,22 @@ def cmd_sample(args: argparse.Namespace) -> int:
     import torch
 
     from fmbench.execution.foreign import foreign, isolated
+    from fmbench.registry import file_class
     from fmbench.storage.files import write_atomic
-    from fmbench.zoo.catalogue import find
     from fmbench.zoo.pictures import picture, trajectories
-    from fmbench.zoo.resolve import load
+    from fmbench.zoo.resolve import resolve
 
     suffix = args.output.suffix.lower()
     if suffix not in (".png", ".npy"):
         raise UsageError(f"output {args.output} must end in .png or .npy")
-    if args.task is not None and ".py:" not in args.entry:
+    if args.task is not None and file_class(args.entry) is None:
         raise UsageError(f"--task {args.task} is for a file.py:Class; {args.entry} says its own")
     if args.seed < 0:
         raise UsageError(f"--seed must be 0 or more, got {args.seed}")
     device = device_of(args.device)
-    if ".py:" not in args.entry:
-        find(args.entry)
+    named = resolve(args.entry, args.task)
     with foreign(), isolated():
-        model = load(args.entry, task=args.task, device=device)
+        model = named.load(device)
     labels = None
     if args.label is not None:
         if not model.conditional or not 0 <= args.label < model.task.num_classes:

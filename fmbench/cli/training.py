@@ -32,11 +32,13 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _require_own_words(chosen: Any, args: argparse.Namespace) -> None:
     """Raise UsageError when a recipe that was found, not written here, names code that the command line does not name."""
+    from fmbench.registry import file_class
+
     for option, named, given in (
         ("--method", chosen.method["name"], args.method),
         ("--teacher", chosen.teacher or "", args.teacher),
     ):
-        if ".py:" in named and given != named:
+        if file_class(named) is not None and given != named:
             raise UsageError(f"{args.entry} runs code from {named}; say so with {option} {named}")
 
 
@@ -44,18 +46,19 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     """The recipe to train and the folder to write."""
     from fmbench.records import recipe
     from fmbench.records.names import check_name
-    from fmbench.registry import TASKS
+    from fmbench.registry import TASKS, file_class
     from fmbench.zoo import catalogue
+    from fmbench.zoo.resolve import resolve
 
     settings = _settings(args)
     if args.entry is not None:
-        entry = catalogue.find(args.entry)
+        entry = resolve(args.entry).entry
         chosen, out = entry.recipe, entry.folder
         if args.task is not None or args.method not in (None, chosen.method["name"]):
             raise UsageError("give an entry folder, or --method and --task, not both")
         _require_own_words(chosen, args)
     elif args.method and args.task:
-        name = args.method.rpartition(":")[2] if ".py:" in args.method else args.method
+        _, name = file_class(args.method) or ("", args.method)
         chosen = recipe.closed(TASKS.resolve(args.task)(), args.method)
         folder = catalogue.kebab(name) + catalogue.CONDITIONAL * args.conditional
         out = catalogue.LOCAL_ENTRIES / check_name(args.task, "a task") / check_name(folder, "an entry")
@@ -120,12 +123,12 @@ def cmd_train(args: argparse.Namespace) -> int:
 
 def cmd_card(args: argparse.Namespace) -> int:
     """Write model cards again."""
-    from fmbench.zoo import catalogue
     from fmbench.zoo.code import method_class
     from fmbench.zoo.entry import write_card
+    from fmbench.zoo.resolve import resolve
 
     kind = None if args.method is None else method_class(args.method)
-    written = [str(path) for name in args.entry for path in write_card(catalogue.find(name).folder, kind)]
+    written = [str(path) for name in args.entry for path in write_card(resolve(name).entry, kind)]
     print_json(written) if args.json else print("\n".join(written))
     return DONE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from fmbench.evaluation import environment, units
-from fmbench.evaluation.acceleration import Acceleration, accelerate_net
-from fmbench.evaluation.cost.costs import model_cost, sampler_latency
+from fmbench.evaluation.acceleration import accelerated
+from fmbench.evaluation.cost.costs import model_cost
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.scoring import Scorer
+from fmbench.evaluation.timing import Book, Wish, timing_key
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.features import Extractor
-from fmbench.flows.flow import Flow
 from fmbench.noise import BLOCK
 from fmbench.records.names import check_name
 from fmbench.records.protocol import Protocol
@@ -52,19 +52,6 @@ def unfit(model: Model, sampler: Sampler) -> str | None:
     return model.method.accepts(sampler)
 
 
-@contextmanager
-def accelerated(method: Flow, acceleration: Acceleration) -> Iterator[None]:
-    """The method's network accelerated inside, plain afterwards: reference solves and Jacobians stay in full precision."""
-    if acceleration == Acceleration():
-        yield
-        return
-    accelerate_net(method, acceleration)
-    try:
-        yield
-    finally:
-        accelerate_net(method, Acceleration())
-
-
 @dataclass
 class Evaluation:
     """One model (or real data, ``model`` None) on one task of a protocol."""
@@ -76,6 +63,7 @@ class Evaluation:
     units: Path | None
     extractor: Extractor | None
     report: Report = quiet
+    book: Book = dataclasses.field(default_factory=Book)
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -158,7 +146,7 @@ class Evaluation:
             guidance=sampler.guidance,
             nfe={key: value / len(everything) for key, value in counts.items()},
             metrics=scorer.score(contexts),
-            latency={**sampler_latency(self.model, sampler, self.spec.latency), **self.how()} if timed else None,
+            latency=self._timed(sampler) if timed else None,
             samples={"n": len(everything), "sha256": sha256(everything.numpy())},
         )
 
@@ -188,10 +176,12 @@ class Evaluation:
                 return self._failed(Row(sampler.solver, sampler.steps, sampler.guidance, {}, {}), str(error))
             return self.row(sampler, *args, **kwargs)
 
-    def how(self) -> dict[str, str]:
-        """Precision and compilation that the network itself cannot tell."""
-        used = self.options.acceleration
-        return {} if used == Acceleration() else {"dtype": used.dtype, "compile": used.compile}
+    def _timed(self, sampler: Sampler) -> dict[str, Any]:
+        """Latency of a sampler, measured now."""
+        assert self.model is not None
+        device, how = str(device_of(self.model.method)), self.options.acceleration
+        wish = Wish(timing_key(self.model, sampler, self.spec.latency["batches"], device, how), self.model, sampler)
+        return self.book.fill([wish], self.spec.latency, device, how)[0]
 
     def _failed(self, row: Row, reason: str) -> Row:
         return dataclasses.replace(row, metrics=self.scorer.missing("the samples failed"), failed=reason)

@@ -16,7 +16,7 @@ from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.registry import TASKS
 from fmbench.storage.files import check_writable
-from fmbench.zoo.resolve import load
+from fmbench.zoo.resolve import resolve
 
 DATA = "data"
 STALE = "measured against an earlier reference solve than the flow's; run the benchmark again with --out to measure it"
@@ -59,7 +59,7 @@ def migrated(path: Path, folder: Path) -> Result | None:
     model = None
     if found.entry != DATA:
         with foreign(), isolated():
-            model = identified(load(found.model["name"]))
+            model = identified(resolve(found.model["name"]).load())
     want = wanted(spec, task, model, options)
     known = adopted(found, want, spec, model, options)
     if known is None:
@@ -79,5 +79,5 @@ def migrate(folder: Path) -> Moved:
             if made is not None:
                 written.append(made.save(folder / "results"))
         except (ValueError, FileNotFoundError) as error:
-            problems.append(f"{path} stays as it is: {said(error)}")
+            problems.append(f"{path} stays as it is: {said(error).removeprefix(f'{path}: ')}")
     return Moved(written, problems)

@@ -27,7 +27,12 @@ class Options:
     batch_size: int = option(
         1024, "samples per network call on a fixed grid; adaptive solvers always get 256", least=1, kind=int
     )
-    limit: int | None = option(None, "samples per seed; the result is marked and never ranked", least=1, kind=int)
+    limit: int | None = option(
+        None,
+        "samples per seed, at most those of the benchmark; the result is marked and never ranked",
+        least=1,
+        kind=int,
+    )
     seed_set: int = option(0, "k shifts the evaluation seeds by 1000 k; not ranked unless 0", least=0, kind=int)
     dtype: str = option("float32", "of the network while it samples; not ranked unless float32", choices=DTYPES)
     compile: str = option("none", "torch.compile the network; not ranked unless none", choices=COMPILE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from fmbench.evaluation.evaluation import DATA, Evaluation, Report, describe, qu
 from fmbench.evaluation.filling import Filling
 from fmbench.evaluation.identity import can_be_told, identified
 from fmbench.evaluation.options import Options
+from fmbench.evaluation.plan import plan
 from fmbench.evaluation.wanted import Wanted, adopted, wanted
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
@@ -20,14 +21,12 @@ from fmbench.records.names import check_entry_name, check_name
 from fmbench.records.protocol import Protocol
 from fmbench.records.recipe import require_closed
 from fmbench.records.result import Result
-from fmbench.registry import TASKS, UnknownName
 from fmbench.storage.files import check_writable, fingerprint, write_atomic
 from fmbench.tasks.base import Task
-from fmbench.zoo.catalogue import find, kebab, list_entries, open_folder, trained_here
 from fmbench.zoo.extractors import load_extractor
 from fmbench.zoo.foreign import lent
 from fmbench.zoo.model import Model
-from fmbench.zoo.resolve import load
+from fmbench.zoo.resolve import Resolved, resolve
 from fmbench.zoo.trial import trial
 
 
@@ -128,83 +127,6 @@ def _evaluate(
     return done
 
 
-Planned = tuple[Task, Callable[[], Model | None], str]
-"""A task, what loads the model (None for the anchor of real data), and the name of the model."""
-
-
-def _later(error: Exception) -> Callable[[], Model]:
-    def load_it() -> Model:
-        raise error
-
-    return load_it
-
-
-def _damage(folder: Path) -> ValueError | None:
-    """Why the recipe of a folder cannot be read."""
-    try:
-        open_folder(folder)
-    except ValueError as error:
-        return error
-    except OSError:
-        return None
-    return None
-
-
-def _chosen(spec: Protocol, models: Sequence[str]) -> Iterator[tuple[str, str, str, Exception | None]]:
-    """(name, task, entry, why it cannot be read) of every model that was named; a damaged folder fails when its turn comes."""
-    for name in models:
-        if ".py:" in name:
-            kind = name.rpartition(":")[2]
-            trained = [task for task in spec.tasks if trained_here(kind, task)]
-            for task in trained or spec.tasks:
-                entry = next((folder.name for folder in trained_here(kind, task)), kebab(kind))
-                yield name, task, entry, None
-            continue
-        try:
-            found = find(name)
-        except (UnknownName, FileNotFoundError):
-            raise
-        except ValueError:
-            if (damage := _damage(Path(name))) is None:
-                raise
-            yield name, spec.tasks[0], name, damage
-            continue
-        task = found.recipe.task
-        if task not in spec.tasks:
-            raise ValueError(f"{name} is for task {task}, and {spec.name} has {', '.join(spec.tasks)}")
-        yield name, task, found.name.rpartition("/")[2], None
-
-
-def plan(spec: Protocol, models: Sequence[str] | None, device: str) -> Iterator[Planned]:
-    """(task, loader, name) for every evaluation: per task the ``data`` anchor, then the models.
-
-    ``models`` None means every bundled entry of the protocol's tasks. Raises ValueError for an empty list, a model of another task, two
-    models whose results would lie in one file, or when nothing is bundled.
-    """
-    if models is not None and not models:
-        raise ValueError("no models to run: the list is empty; leave -m out for every bundled entry")
-    chosen = list(_chosen(spec, models if models is not None else [e for t in spec.tasks for e in list_entries(t)]))
-    if not chosen:
-        raise ValueError(f"no entry is bundled for {', '.join(spec.tasks)}; name models of your own with -m")
-    places: dict[tuple[str, str], str] = {}
-    for name, task, entry, _ in chosen:
-        if (task, entry) in places:
-            other = places[task, entry]
-            raise ValueError(
-                f"{name} is named twice" if other == name else f"{other} and {name} are both {task}/{entry}; rename one"
-            )
-        places[task, entry] = name
-    for task_name in spec.tasks:
-        here = [(name, error) for name, task, _, error in chosen if task == task_name]
-        if not here:
-            continue
-        task = TASKS.resolve(task_name)()
-        yield task, lambda: None, f"{task_name}/{DATA}"
-        for name, error in here:
-            loader = _later(error) if error else lambda name=name, t=task_name: load(name, task=t, device=device)
-            yield task, loader, name
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run produced: results, and one line for each model that could not be evaluated at all."""
@@ -215,7 +137,7 @@ class Outcome:
 
 def run(
     benchmark: str | Path,
-    models: Sequence[str] | None,
+    models: Sequence[str | Resolved] | None,
     out: Path,
     *,
     options: Options | None = None,
@@ -231,19 +153,19 @@ def run(
     options = options or Options()
     options.check(spec)
     device = resolve_device(options.device)
-    planned = list(plan(spec, models, device))
+    planned = plan(spec, models)
     check_writable(out)
     if Path(benchmark).suffix == ".toml":
         # The tables need the ranking rule of a protocol that is not bundled.
         write_atomic(_inside(out / "protocols", f"{spec.name}.toml"), Path(benchmark).read_text())
     results, errors = [], []
-    for done, (task, loader, name) in enumerate(planned, start=1):
+    for done, one in enumerate(planned, start=1):
         try:
             with foreign(), isolated():
-                model = loader()
-            results.append(evaluate_one(spec, task, model, options, out, report))
+                model = None if one.model is None else one.model.load(device)
+            results.append(evaluate_one(spec, one.task, model, options, out, report))
         except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{name}: {said(error)}")
+            errors.append(f"{one.name}: {said(error)}")
         finished(done)
     return Outcome(results, errors)
 
@@ -275,10 +197,9 @@ def evaluate(
     options.check(spec)
     place = resolve_device(device)
     if isinstance(model, str):
-        if ".py:" not in model:
-            find(model)
+        named = resolve(model)
         with foreign(), isolated():
-            model = load(model, device=place)
+            model = named.load(place)
     if model.task.name not in spec.tasks:
         raise ValueError(f"{model.name} is for task {model.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
     _require_own_name(model)

@@ -18,9 +18,8 @@ from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result, Row
 from fmbench.records.sampler import UNSAMPLED, Sampler
 from fmbench.records.versions import METHOD_VERSIONS, package_version
-from fmbench.registry import EXTRACTORS
 from fmbench.tasks.base import Task
-from fmbench.zoo.catalogue import find
+from fmbench.zoo.extractors import resolve_extractor
 from fmbench.zoo.model import Model
 
 
@@ -74,11 +73,9 @@ class Wanted:
 
 @cache
 def _extractor(name: str) -> list[str]:
-    """Name of an extractor with what pins it: the hash of its weights where it is an entry of the zoo."""
-    if name in EXTRACTORS.all():
-        return [name, EXTRACTORS.all()[name]]
-    weights = find(name).recipe.weights
-    return [name, weights.sha256 if weights else ""]
+    """Name of an extractor with what pins its weights."""
+    named = resolve_extractor(name)
+    return [named.name, named.pinned]
 
 
 def _key(name: str, task: Task, flow: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fmbench.flows.flow import Flow
+from fmbench.flows.flow import LABELS, Flow
 from fmbench.flows.flow_map import FlowMap
 from fmbench.flows.network import evaluate
 from fmbench.methods.base import Batch, BatchSource, Method, keyed_dropout
@@ -35,15 +35,15 @@ class Distill(FlowMap, Method):
 
     def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
         """See :func:`pair_batches`."""
-        return pair_batches(task, base, self.pairs, self.sampler, batch_size)
+        return pair_batches(task, base, self.pairs, self.sampler, batch_size, LABELS in self.capabilities)
 
     def jump(self, x: Points, r: Times, t: Times, cond: Condition | None = None) -> Points:
         """From t = 0 to t = 1, whatever the times: the only jump there is."""
-        return x + evaluate(self.net, x, torch.zeros(len(x), device=x.device))
+        return x + evaluate(self.net, x, torch.zeros(len(x), device=x.device), cond=cond)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Mean squared error per dimension."""
         start = torch.zeros(len(batch.x0), device=batch.x0.device)
         with keyed_dropout(self.net, batch.x0.device, generator):
-            error = squared_norm(self.jump(batch.x0, start, start + 1) - batch.x1)
+            error = squared_norm(self.jump(batch.x0, start, start + 1, batch.cond) - batch.x1)
         return error.mean() / batch.x1[0].numel()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmbench.flows.flow import VELOCITY, Flow, as_draws, device_of
+from fmbench.flows.flow import LABELS, VELOCITY, Flow, as_draws, device_of
 from fmbench.methods.base import Batch, BatchSource
 from fmbench.methods.cfm import CFM
 from fmbench.noise import BLOCK, generator
 from fmbench.records.sampler import Sampler
+from fmbench.shapes import Condition
 from fmbench.tasks.base import Task
 
 PAIR_SEED = 2209
@@ -26,33 +27,43 @@ class RectifiedFlow(CFM):
         super().__init__(net, 0.0, label_dropout)
 
 
-def teacher_pairs(task: Task, base: Flow | None, count: int, sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
+def teacher_pairs(task: Task, base: Flow | None, count: int, sampler: Sampler, labelled: bool = False) -> Batch:
     """``count`` aligned pairs (Z0, Z1 = ODE(Z0)) of a trained velocity model, in whole noise blocks.
 
-    Raises ValueError when the recipe named no teacher, or one that has no velocity field.
+    With ``labelled``, every pair has a class, uniform over those of the task, for which the base sampled it. Raises ValueError when the
+    recipe named no teacher, one that has no velocity field, or one without labels for pairs that need them.
     """
     if base is None or VELOCITY not in base.capabilities:
         what = "no teacher" if base is None else f"a {type(base).__name__}, which has no velocity field"
         raise ValueError(
             f'reflow and distillation need a velocity model as teacher, got {what}; set teacher = "task/entry"'
         )
+    if labelled and LABELS not in base.capabilities:
+        raise ValueError(
+            f"labelled pairs need a class-conditional teacher, and this {type(base).__name__} takes no labels"
+        )
     device = device_of(base)
-    starts, stops = [], []
+    starts, stops, classes = [], [], []
     with torch.no_grad():
         for block in range(-(-count // BLOCK)):
-            noise = task.source.sample(BLOCK, generator(PAIR_SEED, block))
-            starts.append(noise)
-            stops.append(base.sample(as_draws(noise.to(device)), sampler).cpu())
-    return torch.cat(starts)[:count], torch.cat(stops)[:count]
+            random = generator(PAIR_SEED, block)
+            starts.append(task.source.sample(BLOCK, random))
+            if labelled:  # drawn after the noise, which is the same with and without labels
+                classes.append(torch.randint(task.num_classes, (BLOCK,), generator=random))
+            cond = [Condition(labels.to(device)) for labels in classes[-1:]]
+            stops.append(base.sample(as_draws(starts[-1].to(device)), sampler, *cond).cpu())
+    return Batch(torch.cat(starts)[:count], torch.cat(stops)[:count], torch.cat(classes)[:count] if labelled else None)
 
 
-def pair_batches(task: Task, base: Flow | None, count: int, sampler: Sampler, batch_size: int) -> BatchSource:
-    """Minibatches drawn with replacement from :func:`teacher_pairs`; noise and sample stay aligned."""
-    z0, z1 = teacher_pairs(task, base, count, sampler)
+def pair_batches(
+    task: Task, base: Flow | None, count: int, sampler: Sampler, batch_size: int, labelled: bool = False
+) -> BatchSource:
+    """Minibatches drawn with replacement from :func:`teacher_pairs`; noise, sample and label stay aligned."""
+    pairs = teacher_pairs(task, base, count, sampler, labelled)
 
     def source(generator: torch.Generator) -> Batch:
         index = torch.randint(count, (batch_size,), generator=generator)
-        return Batch(z0[index], z1[index])
+        return Batch(pairs.x0[index], pairs.x1[index], None if pairs.labels is None else pairs.labels[index])
 
     return source
 
@@ -78,4 +89,4 @@ class Reflow(RectifiedFlow):
 
     def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
         """See :func:`pair_batches`."""
-        return pair_batches(task, base, self.pairs, self.sampler, batch_size)
+        return pair_batches(task, base, self.pairs, self.sampler, batch_size, LABELS in self.capabilities)

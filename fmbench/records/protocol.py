@@ -84,7 +84,7 @@ def _samplers(tables: Sequence[Mapping[str, Any]], where: str) -> tuple[Sampler,
         if "solver" not in table:
             raise ValueError(f"{where}: missing solver")
         if table["solver"] not in SOLVERS.all():
-            raise UnknownName(f"{where}: {nearest('solver', table['solver'], SOLVERS.all())}")
+            raise ValueError(f"{where}: {nearest('solver', table['solver'], SOLVERS.all())}")
         try:
             sampler = Sampler(**table)
             sampler.make_solver()
@@ -114,7 +114,7 @@ def _check_settings(content: Mapping[str, Any], where: str) -> None:
 
 
 def check_rank(table: Mapping[str, Any], tasks: Sequence[str], where: str) -> None:
-    """Raise ValueError, or UnknownName, for a ``[rank]`` table that ranks nothing.
+    """Raise ValueError for a ``[rank]`` table that ranks nothing.
 
     Its keys are ``steps``, the kinds of task and names of ``tasks``; its values metrics that have a better side.
     """
@@ -125,7 +125,7 @@ def check_rank(table: Mapping[str, Any], tasks: Sequence[str], where: str) -> No
         if key == "steps":
             continue
         if metric not in METRICS:
-            raise UnknownName(f"{where}: {key}: {nearest('metric', metric, METRICS)}")
+            raise ValueError(f"{where}: {key}: {nearest('metric', metric, METRICS)}")
         if METRICS[metric].better == "neither" or METRICS[metric].scope != "samples":
             raise ValueError(
                 f"{where}: {key}: {metric} cannot rank; it must be measured on samples and have a better side"
@@ -133,7 +133,7 @@ def check_rank(table: Mapping[str, Any], tasks: Sequence[str], where: str) -> No
 
 
 def parse(content: Mapping[str, Any], where: str) -> Protocol:
-    """Build a protocol from parsed TOML. Raises ValueError naming file, key and what is allowed; UnknownName for unknown names."""
+    """Build a protocol from parsed TOML. Raises ValueError naming file, key and what is allowed."""
     check_table(content, _KEYS | _READ_NO_MORE, where)
     if missing := [key for key in _KEYS if key not in content]:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
@@ -151,7 +151,7 @@ def parse(content: Mapping[str, Any], where: str) -> Protocol:
     for kind, names, known in (("metric", content["metrics"], METRICS), ("task", content["tasks"], TASKS.all())):
         for name in names:
             if name not in known:
-                raise UnknownName(f"{where}: {nearest(kind, name, known)}")
+                raise ValueError(f"{where}: {nearest(kind, name, known)}")
     _check_settings(content, where)
     check_rank(content["rank"], content["tasks"], f"{where} [rank]")
     fields: dict[str, Any] = {k: tuple(content[k]) if k in ("tasks", "seeds", "metrics") else content[k] for k in _KEYS}

@@ -15,7 +15,6 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from fmbench.records.conditions import (
-    Amount,
     Closed,
     Cost,
     Count,
@@ -27,6 +26,7 @@ from fmbench.records.conditions import (
     Seconds,
     Text,
 )
+from fmbench.records.latency import Latency
 from fmbench.records.metric import KINDS, METRICS, Metric
 from fmbench.records.names import LONGEST, check_name_in
 from fmbench.records.sampler import MOST_STEPS, UNSAMPLED
@@ -91,55 +91,6 @@ class EstimateTable(Closed, frozen=True):
     def per_seed(self) -> tuple[float, ...] | None:
         """Its value for every evaluation seed, None when not recorded."""
         return None if isinstance(self.details.per_seed, UnsetType) else self.details.per_seed
-
-
-class Batch(Closed, frozen=True):
-    """Latency at one batch size, in seconds per batch, or the reason why it could not be measured."""
-
-    batch: Positive
-    p50: Seconds | None = None
-    p95: Seconds | None = None
-    p99: Seconds | None = None
-    iqr: Seconds | None = None
-    throughput: Amount | None = None
-    repeats: Count | None = None
-    warmup: Count | None = None
-    stable: bool | None = None
-    failed: Text | None = None
-
-    def __post_init__(self) -> None:
-        known = [q for q in (self.p50, self.p95, self.p99) if q is not None]
-        law(known == sorted(known), lambda: f"p50, p95 and p99 must not fall, got {shown(known)}")
-
-
-class Best(Closed, frozen=True):
-    """The batch size of the highest throughput."""
-
-    batch: Positive
-    throughput: Amount
-
-
-class Latency(Batch, frozen=True):
-    """Latency of the largest batch size with its conditions, of all of them, and the best; or why there is none."""
-
-    batch: Positive | None = None
-    first_call: Seconds | None = None
-    clock: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    compile: str | None = None
-    threads: Count | None = None
-    tf32: str | None = None
-    clock_mhz: Amount | None = None
-    best: Best | None = None
-    batches: tuple[Batch, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        law(
-            self.batch is not None or self.failed is not None,
-            "batch must say of how many samples, or failed why there is none",
-        )
 
 
 class LeftOut(Closed, frozen=True):

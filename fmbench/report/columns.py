@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from fmbench.records.metric import METRICS, Metric
 from fmbench.records.result import Estimate, Result, Row
@@ -13,9 +14,24 @@ from fmbench.report.judging import Judged, metric_info
 from fmbench.report.ranking import CONDITIONAL
 from fmbench.report.standings import NETWORK, Standing, standing
 
-CONDITIONS = ("batch", "repeats", "p95", "p99", "stable", "device", "threads", "dtype", "compile", "tf32", "clock")
+CONDITIONS = (
+    "batch",
+    "repeats",
+    "p95",
+    "p99",
+    "iqr",
+    "others",
+    "device",
+    "threads",
+    "dtype",
+    "compile",
+    "tf32",
+    "clock",
+)
 """What the note of a latency says."""
 CLAIM_OF_METHODS = "the rank covers training and evaluation noise"
+UNSETTLED = "not stable when it was timed"
+"""Why times of earlier versions are void."""
 NOT_RUN = Cell(MISSING, note="not run with this sampler")
 
 
@@ -92,19 +108,41 @@ def _nfe(row: Row | None) -> Cell:
     return Cell(text, total, clean(parts))
 
 
+def _void(latency: Mapping[str, Any] | None) -> str | None:
+    """Why times are not to be compared, None when they may be."""
+    if not latency or latency.get("p50") is None:
+        return str((latency or {}).get("failed") or "not timed")
+    return None if latency.get("stable") else str(latency.get("void") or UNSETTLED)
+
+
 def _latency(judged: Judged) -> Cell:
     latency = judged.row.latency if judged.row else None
-    if not latency or latency.get("p50") is None:
-        return Cell(MISSING, note="not timed")
+    if latency is None or (void := _void(latency)) is not None:
+        return Cell(MISSING, note=clean("not timed" if latency is None else void or "", REASON_LENGTH))
     shown = {key: value for key, value in latency.items() if key in CONDITIONS and value is not None}
     note = clean("milliseconds per batch; " + ", ".join(f"{k} {v}" for k, v in shown.items()), REASON_LENGTH)
-    return Cell(plain(1e3 * latency["p50"], 3), latency["p50"], note)
+    low, high = latency.get("low"), latency.get("high")
+    if low is None or high is None:
+        return Cell(plain(1e3 * latency["p50"], 3), latency["p50"], note)
+    estimate = Estimate(1e3 * latency["p50"], (1e3 * low, 1e3 * high), latency.get("repeats") or 1)
+    return Cell(estimate_cell(estimate).text, latency["p50"], note)
+
+
+def _processor(judged: Judged) -> Cell:
+    latency = judged.row.latency if judged.row else None
+    if not latency or latency.get("cpu") is None:
+        return Cell(MISSING, note="not timed")
+    note = f"CPU seconds of the process per sample at batch {latency['batch']}: other processes do not count"
+    return Cell(plain(1e3 * latency["cpu"], 3), latency["cpu"], clean(note))
 
 
 def _throughput(judged: Judged) -> Cell:
-    best = (judged.row.latency or {}).get("best") if judged.row else None
+    latency = (judged.row.latency if judged.row else None) or {}
+    best = latency.get("best")
     if not isinstance(best, Mapping) or not isinstance(best.get("throughput"), int | float):
         return Cell(MISSING, note="not timed")
+    if (void := _void(latency)) is not None:
+        return Cell(MISSING, note=clean(void, REASON_LENGTH))
     note = f"samples per second at batch {best.get('batch')}, the fastest of those timed"
     return Cell(f"{best['throughput']:,.0f}", best["throughput"], clean(note))
 
@@ -199,7 +237,12 @@ def columns_of(
         Column(f"NFE @{budget}", judged_nfe, lambda j: _nfe(j.row)),
         *(_nfe_column(sampler, label) for sampler, label in called.items() if sampler.steps is None),
         *(_flow_column(name) for name in _flow_metrics(results)),
-        Column("p50 ms", "Median latency of a batch in milliseconds, in the row that is ranked.", _latency),
+        Column(
+            "p50 ms",
+            "Median latency of a batch in milliseconds, in the row that is ranked; empty where it was not stable.",
+            _latency,
+        ),
+        Column("CPU ms", "CPU milliseconds per sample at the same batch size, in the row that is ranked.", _processor),
         Column("samples/s", "Throughput at the fastest batch size timed, in the row that is ranked.", _throughput),
         Column("MFLOP", "Millions of floating-point operations of one network evaluation for one sample.", _operations),
         Column("division", division, _division, numeric=False),

@@ -14,7 +14,7 @@ FIELDS: tuple[str, ...] = (
     "benchmark", "version", "protocol", "task", "task_version", "entry", "model", "method", "division", "status",
     "ranked", "parameters", "solver", "steps", "guidance", "nfe", "metric", "value", "lo", "hi", "n", "reason",
 )  # fmt: skip
-LATENCY = ("p50", "p95", "throughput")
+LATENCY = ("p50", "low", "high", "p95", "cpu", "throughput")
 
 
 def guard(text: str) -> str:

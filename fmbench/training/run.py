@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from fmbench.flows.flow import Flow
-from fmbench.methods.base import BatchSource, Method
+from fmbench.methods.base import Batch, BatchSource, Method
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, parse, require_closed
+from fmbench.registry import file_class
 from fmbench.storage.files import check_writable
 from fmbench.tasks.base import Task
 from fmbench.training.base_samples import remembering
@@ -24,10 +25,11 @@ from fmbench.training.piecewise import check_rows
 from fmbench.training.processes import Processes, join, launch, launched
 from fmbench.training.steps import Report, Run, Saving, advance_to, learning_rate, moving_average
 from fmbench.zoo.building import build, in_words, make_task, require_closed_net
-from fmbench.zoo.catalogue import CHECKPOINT
+from fmbench.zoo.catalogue import CHECKPOINT, open_folder
 from fmbench.zoo.code import method_class
 from fmbench.zoo.entry import prove_saved, write_card, write_entry
-from fmbench.zoo.resolve import load
+from fmbench.zoo.model import Model
+from fmbench.zoo.resolve import resolve
 
 __all__ = ["CHECKPOINT", "WORKSPACE", "Report", "Run", "learning_rate", "moving_average", "train"]
 
@@ -84,18 +86,19 @@ def train(
     if group is not None:
         device = group.device
     task, method, teacher = _prepare(recipe, out, device, group)
-    run = Run(recipe, method.to(device).train(), accumulate, group, teacher)
+    flow = None if teacher is None else teacher.method
+    run = Run(recipe, method.to(device).train(), accumulate, group, flow)
     run.resume(out / CHECKPOINT, overwrite)
     if group is not None:
         group.agree(run.step)
     main = group is None or group.rank == 0
     last = recipe.train.steps if max_steps is None else min(max_steps, recipe.train.steps)
     saving = Saving(out / CHECKPOINT if main else None, checkpoint_seconds, clock)
-    with remembering(teacher, out / WORKSPACE, shown=main) as base:
+    with remembering(flow, out / WORKSPACE, shown=main) as base:
         source = _batches(run, task, base)
         advance_to(last, run, partial(run.advance, source, device), saving, report if main else None)
     if main:
-        _finish(run, out, device)
+        _finish(run, out, device, teacher)
     if group is not None:
         group.wait()
     return out
@@ -103,8 +106,22 @@ def train(
 
 def _batches(run: Run, task: Task, teacher: Flow | None) -> BatchSource:
     """Where the method of a run takes its batches from."""
-    with in_words(f"the batches of {run.recipe.method['name']}"):
-        return run.method.batches(task, teacher, run.recipe.train.batch_size)
+    where = f"the batches of {run.recipe.method['name']}"
+    with in_words(where):
+        source = run.method.batches(task, teacher, run.recipe.train.batch_size)
+    return _labelled(source, where) if run.recipe.conditional else source
+
+
+def _labelled(source: BatchSource, where: str) -> BatchSource:
+    """The batches of a conditional recipe. They raise ValueError where they carry no labels: the network would never see one."""
+
+    def checked(random: torch.Generator) -> Batch:
+        batch = source(random)
+        if isinstance(batch, Batch) and batch.labels is None:
+            raise ValueError(f"{where} carry no labels, and the recipe is conditional; leave conditional out")
+        return batch
+
+    return checked
 
 
 def _check_options(max_steps: int | None, seconds: float, accumulate: int, processes: int) -> None:
@@ -116,7 +133,7 @@ def _check_options(max_steps: int | None, seconds: float, accumulate: int, proce
         raise ValueError(f"checkpoint_seconds must be a number of at least 0, got {seconds!r}")
 
 
-def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) -> tuple[Task, Method, Flow | None]:
+def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) -> tuple[Task, Method, Model | None]:
     """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them.
 
     The weight file of the initial weights is made and loaded again: what cannot be saved is refused here.
@@ -136,10 +153,11 @@ def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) ->
         raise ValueError(f"{recipe.method['name']} has nothing to train")
     if teacher is not None:
         try:
-            method.initialise(teacher)
+            method.initialise(teacher.method)
         except RuntimeError as error:
-            reason = (str(error).splitlines() or ["?"])[-1].strip()
-            raise ValueError(f"the network of teacher {recipe.teacher} is not that of the recipe: {reason}") from None
+            raise ValueError(
+                f"the network of teacher {recipe.teacher} is not that of the recipe: {_difference(recipe, teacher, error)}"
+            ) from None
     prove_saved(recipe, method, task, where)
     require_closed_net(recipe, method, task, where)
     return task, method, teacher
@@ -150,8 +168,6 @@ def _check_teacher(recipe: Recipe, kind: type[Method]) -> None:
     name = recipe.method["name"]
     if kind.needs_base and recipe.teacher is None:
         raise ValueError(f'{name} needs a teacher; set teacher = "{recipe.task}/entry" in the recipe or --teacher')
-    if kind.needs_base and recipe.conditional:
-        raise ValueError(f"{name} trains on pairs without labels; a conditional recipe needs another method")
     if recipe.teacher is not None and not kind.needs_base and recipe.division == "closed":
         raise ValueError(
             f"{name} needs no teacher, and its weights would add to the closed budget; "
@@ -159,14 +175,23 @@ def _check_teacher(recipe: Recipe, kind: type[Method]) -> None:
         )
 
 
-def _teacher(recipe: Recipe, name: str, device: str, group: Processes | None) -> Flow:
-    loaded = load(name, device=device) if group is None else group.first(lambda: load(name, device=device))
-    if loaded.task.name != recipe.task:
-        raise ValueError(f"teacher {name} is of task {loaded.task.name}, the recipe of {recipe.task}")
-    return loaded.method
+def _teacher(recipe: Recipe, name: str, device: str, group: Processes | None) -> Model:
+    found = resolve(name)
+    if found.task is not None and found.task != recipe.task:
+        raise ValueError(f"teacher {name} is of task {found.task}, the recipe of {recipe.task}")
+    return found.load(device) if group is None else group.first(lambda: found.load(device))
 
 
-def _finish(run: Run, out: Path, device: str) -> None:
+def _difference(recipe: Recipe, teacher: Model, error: RuntimeError) -> str:
+    """In words, why the weights of a teacher do not fit."""
+    if recipe.conditional and not teacher.conditional:
+        return "it takes no labels, and the recipe is conditional; name a conditional teacher"
+    if teacher.conditional and not recipe.conditional:
+        return "it takes labels; set conditional = true in the recipe or --conditional"
+    return (str(error).splitlines() or ["?"])[-1].strip()
+
+
+def _finish(run: Run, out: Path, device: str, teacher: Model | None) -> None:
     """Write the entry when all steps are done, then clear the checkpoint away, then write the card.
 
     Whatever goes wrong, or whenever it is killed, the steps are in the checkpoint or the weights beside the recipe that pins them.
@@ -178,12 +203,13 @@ def _finish(run: Run, out: Path, device: str) -> None:
         run.save(out / CHECKPOINT)
     averaged = run.average.module
     assert isinstance(averaged, Method)
-    write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut})
+    taught = {} if teacher is None else {"teacher_sha256": teacher.identity.get("weights_sha256") or ""}
+    write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut, **taught})
     for leftover in (CHECKPOINT, TEMPORARY):
         (out / leftover).unlink(missing_ok=True)
     shutil.rmtree(out / WORKSPACE, ignore_errors=True)
     try:
-        write_card(out, type(averaged))
+        write_card(open_folder(out), type(averaged))
     except (ValueError, OSError) as error:
-        again = f"fmbench card {out}" + (f" -m {name}" if ".py:" in (name := run.recipe.method["name"]) else "")
+        again = f"fmbench card {out}" + (f" -m {name}" if file_class(name := run.recipe.method["name"]) else "")
         raise ValueError(f"{error}; the entry in {out} is finished but for its card, which `{again}` writes") from error

@@ -20,6 +20,8 @@ CHECKPOINT = ".checkpoint.pt"
 """What a training that is not finished leaves in the folder of its entry."""
 CONDITIONAL = "-cond"
 """What the folder of a conditional entry adds to the name of its method."""
+_NAME = re.compile(r"(?!\.)[^/\\]+/(?!\.)[^/\\]+")
+"""``task/entry``: two names of folders, none of them hidden."""
 LOCAL_ENTRIES = Path("entries")
 """Where ``fmbench train --method`` writes and where a method given as ``file.py:Class`` looks for its weights."""
 
@@ -78,9 +80,9 @@ def open_folder(folder: Path, name: str | None = None) -> Entry:
         recipe = read(folder / "recipe.toml")
     if name is None:
         place = folder.resolve()
-        name = {path.resolve(): bundled for bundled, path in _zoo().items()}.get(place)
-        if name is None:
-            name = f"{recipe.task}/{check_entry_name(place.name, 'the folder of an entry')}"
+        is_bundled = place.parent.parent == data_folder("zoo").resolve()
+        entry = place.name if is_bundled else check_entry_name(place.name, "the folder of an entry")
+        name = f"{place.parent.name if is_bundled else recipe.task}/{entry}"
     return Entry(name, folder, recipe)
 
 
@@ -89,23 +91,33 @@ def _zoo() -> dict[str, Path]:
     return {f"{path.parts[-3]}/{path.parts[-2]}": path.parent for path in sorted(root.glob("*/*/recipe.toml"))}
 
 
-def find(spec: str) -> Entry:
-    """The entry of ``task/entry`` or of a folder. Raises UnknownName, or ValueError when both exist and differ."""
+def locate(spec: str) -> tuple[Path, str | None]:
+    """The folder that ``task/entry`` of the zoo or a path names, and its name where it is bundled; nothing in it is read.
+
+    Raises UnknownName, FileNotFoundError for a folder without a recipe, ValueError for a string that is both and not the same.
+    """
     if not spec.strip() or "\0" in spec:
         raise ValueError(f"{spec!r} names no entry; give task/entry or a folder")
-    bundled = _zoo().get(spec)
-    folder = Path(spec)
+    folder, bundled = Path(spec), data_folder("zoo") / spec
     is_folder = (folder / "recipe.toml").is_file()
-    if bundled and is_folder and folder.resolve() != bundled.resolve():
-        raise ValueError(f"{spec!r} is both a zoo entry and a folder here; write ./{spec} for the folder")
-    if is_folder and not bundled:
-        return open_folder(folder)
-    if bundled:
-        return open_folder(bundled, spec)
+    is_bundled = bool(_NAME.fullmatch(spec)) and (bundled / "recipe.toml").is_file()
+    if is_bundled and is_folder and folder.resolve() != bundled.resolve():
+        raise ValueError(
+            f"{spec!r} is both a zoo entry and a folder here; write ./{spec} for the folder, {bundled} for the entry"
+        )
+    if is_bundled:
+        return bundled, spec
+    if is_folder:
+        return folder, None
     if folder.is_dir():
         with _hint(folder):
             raise FileNotFoundError(f"{spec} holds no recipe.toml, so it is no entry")
     raise UnknownName(nearest("entry", spec, _zoo()))
+
+
+def find(spec: str) -> Entry:
+    """The entry of ``task/entry`` or of a folder. Raises what :func:`locate` and :func:`open_folder` raise."""
+    return open_folder(*locate(spec))
 
 
 def kebab(name: str) -> str:

@@ -25,7 +25,7 @@ from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.execution.identity import code_identity, is_users, modules_identity, tree_hash
 from fmbench.methods.base import Method
 from fmbench.records import versions
-from fmbench.registry import NETS, trainable
+from fmbench.registry import NETS, file_class, trainable
 from fmbench.storage.files import fingerprint, sha256
 from fmbench.storage.readers import MEBIBYTE, read_bytes
 
@@ -55,9 +55,10 @@ def method_class(spec: str) -> type[Method]:
 
     Raises UnknownName, FileNotFoundError, or ValueError: the file fails, with its line, or has no such Method.
     """
-    path, separator, name = spec.rpartition(":")
-    if not separator or not path.endswith(".py"):
+    parts = file_class(spec)
+    if parts is None:
         return trainable(spec)
+    path, name = parts
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no file {path} for the method {spec}")

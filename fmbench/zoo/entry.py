@@ -22,11 +22,12 @@ from fmbench.registry import NETS
 from fmbench.storage.files import sha256, write_atomic
 from fmbench.tasks.base import Task
 from fmbench.version import __version__
-from fmbench.zoo import catalogue, saving
+from fmbench.zoo import saving
 from fmbench.zoo.building import build, in_words, make_task, parameters_in
+from fmbench.zoo.catalogue import Entry
+from fmbench.zoo.loading import load_entry
 from fmbench.zoo.model import Model
 from fmbench.zoo.pictures import grid, trajectories
-from fmbench.zoo.resolve import load_entry
 
 WEIGHTS = "model.safetensors"
 STEPS = 32
@@ -53,7 +54,8 @@ def prove_saved(recipe: Recipe, method: Method, task: Task, where: str) -> bytes
 def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any]) -> None:
     """Write weights, then the recipe that pins them; both are proved before the first is written. :func:`write_card` does the rest.
 
-    ``run`` tells of the training run: ``device``, ``seconds`` and what else is to stand in the recipe's ``[made]`` table. Raises ForeignError
+    ``run`` tells of the training run: ``device``, ``seconds`` and what else is to stand in the recipe's ``[made]`` table, the hash of the
+    teacher's weights where there was one. Raises ForeignError
     in one line for a state that cannot be saved and for diagnostics that fail or are no numbers.
     """
     where = str(out / "recipe.toml")
@@ -73,9 +75,6 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
         **{key: value for key, value in run.items() if key not in ("device", "seconds")},
         **figures,
     }
-    if recipe.teacher:
-        teacher = catalogue.find(recipe.teacher).recipe.weights
-        made["teacher_sha256"] = teacher.sha256 if teacher else ""
     pinned = Weights(WEIGHTS, sha256(data), len(data), parameters_in(method))
     finished = dataclasses.replace(recipe, weights=pinned, made=made)
     # What is written is what will be read.
@@ -84,14 +83,13 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
     finished.save(out / "recipe.toml")
 
 
-def write_card(folder: Path, kind: type[Method] | None = None) -> list[Path]:
+def write_card(entry: Entry, kind: type[Method] | None = None) -> list[Path]:
     """Write ``README.md`` of a finished entry and, for images, the pictures it shows, from its saved weights; returns the files.
 
-    ``kind`` is the class of a method of somebody's own, whose file is not executed here. Raises FileNotFoundError or ValueError when the
-    folder holds no finished entry.
+    ``kind`` is the class of a method of the user's own, whose file is not executed here. Raises FileNotFoundError or ValueError when the
+    entry is not finished.
     """
-    entry = catalogue.open_folder(folder)
-    recipe = entry.recipe
+    recipe, folder = entry.recipe, entry.folder
     if recipe.weights is None:
         raise ValueError(f"{folder} has no weights yet; finish it with `fmbench train {folder}`")
     model = load_entry(entry, kind, "cpu")

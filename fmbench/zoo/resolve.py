@@ -1,107 +1,134 @@
-"""One string -> a model: an entry of the zoo, a folder, or a file of the user's own."""
+"""One string -> what it names, told once and handed on: an entry of the zoo, a folder, or code of the user's own.
+
+Nothing is executed and no weight is read before :meth:`Resolved.load`; until then nothing heavy is imported either.
+"""
 
 from __future__ import annotations
 
-import math
 import os
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
+from fmbench import moved
+from fmbench.registry import TASKS, UnknownName, file_class, nearest
+from fmbench.zoo.catalogue import LOCAL_ENTRIES, Entry, kebab, locate, open_folder, trained_here
 
-from fmbench.execution.foreign import foreign
-from fmbench.methods.base import Method
-from fmbench.records.recipe import MOST_PARAMETERS, Weights, closed
-from fmbench.registry import METHODS, TOOLS
-from fmbench.tasks.base import Task
-from fmbench.zoo import catalogue, saving
-from fmbench.zoo.building import build, make_task, outline, parameters_in, require_closed_net, resolved
-from fmbench.zoo.catalogue import Entry
-from fmbench.zoo.code import code_hash, method_class
-from fmbench.zoo.model import Model
+if TYPE_CHECKING:
+    from fmbench.zoo.model import Model
 
-__all__ = ["build", "code_hash", "load", "load_entry", "method_class"]
-SPARE = 10_000_000
-"""Numbers that building may make beside four times those in the weight file."""
+HUB = "hf:"
+"""What the name of a model on the Hugging Face Hub starts with."""
 
 
-def load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
-    """The model of an entry folder; ``kind`` is its class when the recipe names a file, which is never executed from here.
+@dataclass(frozen=True)
+class Resolved:
+    """What a string names.
 
-    The weight file is compared with the recipe's network before either takes memory. Raises ValueError in one line when the weights do not
-    fit, are not what the recipe pins, or need code that was not given; when the network is not that of the division the entry claims; and for
-    whatever its code raises.
+    Attributes:
+        spec: the string, as it was given.
+        name: ``task/entry``; the string itself for a folder that cannot be read.
+        task: name of the task; None for a folder that cannot be read.
+        found: the folder with its recipe; None for code that has no weights here.
+        code: ``path/to/file.py:Class`` where the string names code, which :meth:`load` executes.
+        damage: why the folder cannot be read.
     """
-    recipe, where = entry.recipe, str(entry.folder / "recipe.toml")
-    if kind is None:
-        if ".py:" in recipe.method["name"]:
-            raise ValueError(
-                f"{entry.name} runs code from {recipe.method['name']}; say so with -m {recipe.method['name']}"
+
+    spec: str
+    name: str
+    task: str | None
+    found: Entry | None = None
+    code: str | None = None
+    damage: Exception | None = None
+
+    @property
+    def entry(self) -> Entry:
+        """The folder with its recipe. Raises the damage, FileNotFoundError for code that has no folder."""
+        if self.damage is not None:
+            raise self.damage
+        if self.found is None:
+            raise FileNotFoundError(
+                f"{self.spec} has no entry here; make one with `fmbench train --method {self.spec} --task {self.task}`"
             )
-        kind = resolved(TOOLS if recipe.division == "tool" else METHODS, recipe.method["name"], where)
-    assert kind is not None
-    task = make_task(recipe.task, where)
-    # The initial weights are drawn and thrown away; a caller's random numbers must not depend on what was loaded before.
-    with torch.random.fork_rng(devices=[]):
-        method = _sized(entry, kind, task, where)
-    code = code_hash(kind, recipe.net.get("name") if recipe.net else None)
-    identity: dict[str, Any] = {"license": recipe.license, "recipe": recipe.identity(), "code_sha256": code}
-    if any(True for _ in method.parameters()):
-        file = str(entry.weights_path)
-        saving.restore(method, saving.from_bytes(entry.read_weights(), file), recipe.train.storage, file)
-        assert recipe.weights is not None
-        identity["weights_sha256"] = recipe.weights.sha256
-    require_closed_net(recipe, method, task, where)
-    return Model(entry.name, task, _placed(method, device), recipe, identity)
+        return self.found
+
+    def load(self, device: str = "cpu") -> Model:
+        """The model on a device, in evaluation mode. Raises the damage, and ValueError or FileNotFoundError in one line."""
+        from fmbench.zoo import loading
+
+        if self.found is None and self.code is not None:
+            assert self.task is not None
+            return loading.load_code(self.code, self.task, device)
+        kind = None if self.code is None else loading.method_class(self.code)
+        return loading.load_entry(self.entry, kind, device)
 
 
-def _sized(entry: Entry, kind: type[Method], task: Task, where: str) -> Method:
-    """The untrained method of an entry, built after its weight file has said that it fits, in no more memory than that needs."""
-    recipe, pinned = entry.recipe, entry.recipe.weights
-    if pinned is None:
-        return build(recipe, task, kind, where)
-    header = entry.read_header()
-    plan = outline(recipe, task, kind, where)
-    if plan is not None:
-        saving.require_fit(header, saving.layout(plan, recipe.train.storage), str(entry.weights_path))
-    numbers = sum(math.prod(shape) for _, shape in header.values())
-    method = build(recipe, task, kind, where, min(MOST_PARAMETERS, SPARE + 4 * numbers))
-    _require_counted(method, pinned, numbers, where)
-    return method
+def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
+    """What a string names: ``task/entry`` of the zoo, a folder, or ``path/to/file.py:Class``, for ``task`` where the string says none.
 
-
-def _require_counted(method: Method, pinned: Weights, numbers: int, where: str) -> None:
-    """Raise ValueError when a recipe pins weights that its method has no use for, or another number of parameters than there are."""
-    if not any(True for _ in method.parameters()):
-        raise ValueError(f"{where}: {type(method).__name__} has no parameters, and the recipe pins {pinned.file}")
-    if pinned.parameters not in (numbers, parameters_in(method)):
-        raise ValueError(f"{where} [weights]: parameters is {pinned.parameters:,}, and there are {numbers:,}")
-
-
-def _placed(method: Method, device: str) -> Method:
-    with foreign(f"device {device!r}"):
-        return method.eval().to(device)
-
-
-def _load_file(spec: str, task: str | None, device: str) -> Model:
-    kind = method_class(spec)
-    definition = None if task is None else make_task(task, spec)
-    entry_name = catalogue.kebab(kind.__name__)
-    trained = catalogue.trained_here(kind.__name__, task or "*")
-    where = ", ".join(map(str, trained)) or f"none in {catalogue.LOCAL_ENTRIES}/*/{entry_name}"
-    if definition is None and len({folder.parent for folder in trained}) != 1:
-        raise ValueError(f"which task is {spec} for? trained entries: {where}; give the task")
-    if len(trained) > 1:
-        raise ValueError(f"which entry of {spec}? trained here: {where}; move the others elsewhere")
-    if trained:
-        return load_entry(catalogue.open_folder(trained[0]), kind, device)
-    assert definition is not None
-    method = build(closed(definition, spec), definition, kind, spec)
-    if any(True for _ in method.parameters()):
-        raise FileNotFoundError(
-            f"{spec} has no weights for {task}; make them with `fmbench train --method {spec} --task {task}`"
+    A folder whose recipe cannot be read is told by ``damage``, so that a run of many reports it in its turn. Raises UnknownName,
+    FileNotFoundError, or ValueError in one line for a string that names several, which shows them, or that names a model of another task.
+    """
+    if not isinstance(spec, (str, os.PathLike)):
+        raise ValueError(
+            f"a model is named by a string, task/entry, a folder or file.py:Class, got {type(spec).__name__}"
         )
-    identity = {"code_sha256": code_hash(kind)}
-    return Model(f"{task}/{entry_name}", definition, _placed(method, device), None, identity)
+    spec = os.fspath(spec)
+    if spec.startswith(HUB):
+        raise ValueError(f"not yet: {spec!r:.200} names a model on the Hub; download its folder and give the path")
+    parts = file_class(spec)
+    if parts is not None:
+        return _code(spec, *parts, task)
+    folder, name = locate(spec)
+    try:
+        entry = open_folder(folder, name)
+    except (ValueError, OSError) as error:
+        return Resolved(spec, spec, None, damage=error)
+    if task not in (None, entry.recipe.task):
+        raise ValueError(f"{spec} is for task {entry.recipe.task}, not {task}")
+    return Resolved(spec, entry.name, entry.recipe.task, entry)
+
+
+def _code(spec: str, path: str, kind: str, task: str | None) -> Resolved:
+    """What a class of the user's own names for a task, or for the only one that it was trained for."""
+    _require_code(spec, path, kind)
+    if task is not None and task not in TASKS.all():
+        raise UnknownName(f"{spec}: {nearest('task', task, TASKS.all())}")
+    folders = trained_here(kind, task or "*")
+    where = ", ".join(map(str, folders)) or f"none in {LOCAL_ENTRIES}/*/{kebab(kind)}"
+    if task is None and len({folder.parent for folder in folders}) != 1:
+        raise ValueError(f"which task is {spec} for? trained entries: {where}; give the task")
+    if len(folders) > 1:
+        raise ValueError(f"which entry of {spec}? trained here: {where}; move the others elsewhere")
+    if not folders:
+        return Resolved(spec, f"{task}/{kebab(kind)}", task, code=spec)
+    (folder,) = folders
+    try:
+        entry = open_folder(folder)
+    except (ValueError, OSError) as error:
+        return Resolved(spec, f"{folder.parent.name}/{folder.name}", folder.parent.name, code=spec, damage=error)
+    return Resolved(spec, entry.name, entry.recipe.task, entry, spec)
+
+
+def _require_code(spec: str, path: str, kind: str) -> None:
+    """Raise FileNotFoundError for a file that is not there, ValueError for what cannot be the name of a class."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no file {path} for the method {spec}")
+    if not kind.isidentifier():
+        raise ValueError(f"{spec}: {kind!r} is no name of a class; write file.py:Class")
+
+
+def resolve_for(spec: str, tasks: Sequence[str]) -> list[Resolved]:
+    """What a string names in a benchmark of some tasks: one model, but code once for every task that it was trained for here, or else for all.
+
+    Raises what :func:`resolve` raises.
+    """
+    parts = file_class(spec)
+    if parts is None:
+        return [resolve(spec)]
+    _require_code(spec, *parts)
+    trained = [task for task in tasks if trained_here(parts[1], task)]
+    return [resolve(spec, task) for task in trained or tasks]
 
 
 def load(spec: str | os.PathLike[str], *, task: str | None = None, device: str = "cpu") -> Model:
@@ -109,12 +136,13 @@ def load(spec: str | os.PathLike[str], *, task: str | None = None, device: str =
 
     Raises UnknownName, FileNotFoundError, or ValueError (ambiguous name, corrupted weights) in one line.
     """
-    if not isinstance(spec, (str, os.PathLike)):
-        raise ValueError(
-            f"a model is named by a string, task/entry, a folder or file.py:Class, got {type(spec).__name__}"
-        )
-    spec = os.fspath(spec)
-    path, separator, _ = spec.rpartition(":")
-    if separator and path.endswith(".py"):
-        return _load_file(spec, task, device)
-    return load_entry(catalogue.find(spec), None, device)
+    return resolve(spec, task).load(device)
+
+
+_MOVED = {"build": "building", "code_hash": "code", "load_entry": "loading", "method_class": "code"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return moved.attribute(__name__, name, f"fmbench.zoo.{_MOVED[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

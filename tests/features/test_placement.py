@@ -54,7 +54,7 @@ def assert_on_the_gpu(extractor: Extractor, images: Tensor, logits: bool) -> Non
 
 def test_the_classifier_of_a_task(pretended, monkeypatch):
     model = resolve.load("digits/digits-cnn")
-    monkeypatch.setattr(resolve, "load", lambda name: model)
+    monkeypatch.setattr(resolve.Resolved, "load", lambda self: model)
     with pretended:
         assert_on_the_gpu(load_extractor.__wrapped__("digits/digits-cnn", "cuda:0"), GREY, logits=True)
 

@@ -100,26 +100,28 @@ def test_closed_forms_can_teach(gaussian_flow) -> None:
     """The oracle is a velocity model without parameters; reflow from it is the cleanest check there is."""
     task = bimodal()
     oracle = Oracle(MixtureVelocity(task.source_mixture, task.target_mixture))
-    z0, z1 = teacher_pairs(task, oracle, 300, TIGHT)
-    assert z0.shape == z1.shape == (300, 1)
+    pairs = teacher_pairs(task, oracle, 300, TIGHT)
+    assert pairs.x0.shape == pairs.x1.shape == (300, 1) and pairs.labels is None
 
 
 def test_one_reflow_makes_a_one_dimensional_coupling_monotone() -> None:
     task = bimodal()
     oracle = on_cpu(Oracle(MixtureVelocity(task.source_mixture, task.target_mixture)))
-    z0, z1 = teacher_pairs(task, oracle, 500, TIGHT)
+    pairs = teacher_pairs(task, oracle, 500, TIGHT)
+    z0, z1 = pairs.x0, pairs.x1
     sorted_stops = z1[z0[:, 0].argsort(), 0]
     assert (sorted_stops.diff() > -1e-4).all()
     assert float((z1 < 0).double().mean()) == pytest.approx(0.3, abs=0.07)
 
 
 def test_pairs_are_aligned_and_prefixes_of_each_other(teacher: VelocityMethod, gaussian_flow) -> None:
-    z0, z1 = teacher_pairs(gaussian_flow.task, teacher, 600, TIGHT)
+    pairs = teacher_pairs(gaussian_flow.task, teacher, 600, TIGHT)
+    z0, z1 = pairs.x0, pairs.x1
     assert len(z0) == len(z1) == 600
     assert torch.allclose(z1, gaussian_flow.endpoint(z0), atol=1e-4)
     few = teacher_pairs(gaussian_flow.task, teacher, 300, TIGHT)
-    assert torch.equal(few[0], z0[:300])
-    assert torch.equal(few[1], z1[:300])
+    assert torch.equal(few.x0, z0[:300])
+    assert torch.equal(few.x1, z1[:300])
     assert len(z0.unique()) == 600
 
 

@@ -16,7 +16,8 @@ from fmbench.records.recipe import closed
 from fmbench.registry import NETS, TASKS
 from fmbench.tasks.base import Distribution, Task
 from fmbench.tasks.mixture import GaussianMixture
-from fmbench.zoo.resolve import build, method_class
+from fmbench.zoo.building import build
+from fmbench.zoo.code import method_class
 
 # Tasks of the Hub have their own tests, with a server: tests/hub.
 NAMES = sorted(name for name, where in TASKS.all().items() if "hub_images" not in where)
