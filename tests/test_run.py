@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import fmbench
@@ -20,6 +21,7 @@ from fmbench.evaluation.plan import plan
 from fmbench.evaluation.run import evaluate, run
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.foreign import ForeignError, foreign, said
+from fmbench.metrics.evidence import of_samples
 from fmbench.records import protocol, result
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
@@ -178,7 +180,7 @@ def test_latency_and_cost_that_cannot_be_measured_lose_no_row(tiny, tmp_path, mo
 def test_a_metric_that_misbehaves_is_null_with_the_reason(returned, words, monkeypatch):
     changed = dataclasses.replace(METRICS["wasserstein2"], measure=lambda _: returned())
     monkeypatch.setattr("fmbench.evaluation.scoring.METRICS", {"wasserstein2": changed})
-    found = attempt("wasserstein2", "vector", [None])
+    found = attempt("wasserstein2", [of_samples(np.zeros((2, 2)), np.ones((2, 2)))])
     assert found.value is None
     assert found.reason.startswith("could not be computed: ")
     assert words in found.reason

@@ -23,6 +23,7 @@ from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.scoring import Scorer
 from fmbench.evaluation.timing import Book, Wish, timing_key
+from fmbench.evaluation.witness import witness_of
 from fmbench.execution.foreign import ForeignError, foreign
 from fmbench.features import Extractor
 from fmbench.noise import BLOCK
@@ -126,7 +127,7 @@ class Evaluation:
         empty = Row(sampler.solver, sampler.steps, sampler.guidance, {}, {})
         if (reason := unfit(self.model, sampler)) is not None:
             return dataclasses.replace(empty, metrics=scorer.missing(reason))
-        contexts, total, counts = [], [], {"network": 0, "guidance": 0}
+        evidences, total, counts = [], [], {"network": 0, "guidance": 0}
         for seed in self.options.seeds(self.spec):
             try:
                 samples, made = self.samples(sampler, seed)
@@ -136,7 +137,7 @@ class Evaluation:
             if bad:
                 return self._failed(empty, f"{bad} of {len(samples)} samples are NaN or infinite (seed {seed})")
             first = seed == self.options.seeds(self.spec)[0] and sampler.guidance == 1
-            contexts.append(scorer.context(samples, seed, endpoints if first else None))
+            evidences.append(scorer.evidence(samples, seed, endpoints if first else None))
             total.append(samples)
             counts = {key: counts.get(key, 0) + made.get(key, 0) for key in {**counts, **made}}
         everything = torch.cat(total)
@@ -145,9 +146,10 @@ class Evaluation:
             steps=sampler.steps,
             guidance=sampler.guidance,
             nfe={key: value / len(everything) for key, value in counts.items()},
-            metrics=scorer.score(contexts),
-            latency=self._timed(sampler) if timed else None,
+            metrics=scorer.score(evidences),
+            latency=self.latency(sampler) if timed else None,
             samples={"n": len(everything), "sha256": sha256(everything.numpy())},
+            witness=witness_of(total[0]),
         )
 
     def paired_row(self, sampler: Sampler, endpoints: Tensor | None, names: Sequence[str]) -> Row:
@@ -162,8 +164,8 @@ class Evaluation:
         samples = self.unit(sampler, seed, 0, n).samples
         if not bool(samples.isfinite().all()):
             raise ForeignError(f"samples of {sampler.label} are NaN or infinite (seed {seed})")
-        context = scorer.context(samples, seed, endpoints if sampler.guidance == 1 else None)
-        return dataclasses.replace(row, metrics=scorer.score([context]))
+        evidence = scorer.evidence(samples, seed, endpoints if sampler.guidance == 1 else None)
+        return dataclasses.replace(row, metrics=scorer.score([evidence]))
 
     def accelerated_row(self, sampler: Sampler, *args: Any, **kwargs: Any) -> Row:
         """:meth:`row` with the network accelerated as the options say; a network that cannot be is a failed row."""
@@ -176,7 +178,7 @@ class Evaluation:
                 return self._failed(Row(sampler.solver, sampler.steps, sampler.guidance, {}, {}), str(error))
             return self.row(sampler, *args, **kwargs)
 
-    def _timed(self, sampler: Sampler) -> dict[str, Any]:
+    def latency(self, sampler: Sampler) -> dict[str, Any]:
         """Latency of a sampler, measured now."""
         assert self.model is not None
         device, how = str(device_of(self.model.method)), self.options.acceleration
@@ -189,19 +191,19 @@ class Evaluation:
     def data_row(self, names: Sequence[str] | None = None) -> Row:
         """Real samples scored like a model: held-out images once, or fresh draws for every seed."""
         scorer = self.scorer if names is None else dataclasses.replace(self.scorer, metrics=names)
-        seeds = self.options.seeds(self.spec)[: 1 if self.task.finite else None]
-        drawn = [self.scorer.real(seed, "data") for seed in seeds]
-        contexts = [self.scorer.context(x, seed, real=True) for x, seed in zip(drawn, seeds, strict=True)]
+        seeds = self.task.distinct(self.options.seeds(self.spec))
+        drawn = [self.task.anchor(self.scorer.samples, seed) for seed in seeds]
+        evidences = [scorer.evidence(x, seed, real=True) for x, seed in zip(drawn, seeds, strict=True)]
         everything = torch.cat(drawn)
         digest = {"n": len(everything), "sha256": sha256(everything.numpy())}
-        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, scorer.score(contexts), None, digest)
+        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, scorer.score(evidences), None, digest)
 
     def flow_scorer(self, names: Sequence[str] | None = None) -> FlowScorer:
         """The flow metrics of the model, all or those named; a limited run solves no more trajectories than it samples."""
         samples, seed = self.options.samples(self.spec), self.options.seeds(self.spec)[0]
         metrics = self.spec.metrics if names is None else names
         flow = self.options.flow(self.spec)
-        return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size)
+        return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size, self.task)
 
     def cost(self) -> dict[str, Any]:
         """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails."""

@@ -8,14 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fmbench.evaluation.acceleration import Acceleration
+from fmbench.evaluation.cost.costs import sampler_mflop
 from fmbench.evaluation.evaluation import Evaluation
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.wanted import Wanted
+from fmbench.evaluation.witness import field_witness
 from fmbench.execution.foreign import ForeignError
 from fmbench.records.file import own_run
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
+from fmbench.records.sidecar import Witness
 
 TOLERANCE = 1e-3
 """Relative difference between two measurements of one number: the same weights give samples that differ in their last bits between machines."""
@@ -80,11 +83,13 @@ class Filling:
         everything, held = list(self.want.keys), self.rows.get(name)
         if held is None or (held.failed is not None and self.want.lacks(held)):
             made = self._drawn(sampler, everything, timed=True)
-            return dataclasses.replace(made, id=name, run=NEW, metrics=_keyed(made.metrics, self.want.keys))
+            keyed = _keyed(made.metrics, self.want.keys)
+            return dataclasses.replace(made, id=name, run=NEW, metrics=keyed, mflop=self._mflop(sampler, made))
         names, timed = self.want.lacks(held), self.want.timed(held)
         kept = {n: e for n, e in held.metrics.items() if n in self.want.keys and n not in names}
-        if not names and timed:
-            return dataclasses.replace(held, metrics={n: kept[n] for n in everything})
+        if not names:
+            whole = dataclasses.replace(held, metrics={n: kept[n] for n in everything})
+            return whole if timed else self._timed(sampler, whole)
         plain = self.run.options.acceleration == Acceleration()
         if timed and plain and self.run.model is not None and all(METRICS[n].first_seed for n in names):
             made = self.run.paired_row(sampler, self._endpoints(names), names)
@@ -93,7 +98,21 @@ class Filling:
             made = self._checked(held, made, sampler, list(kept))
         what = f"{self.run.name}, {sampler.label}"
         metrics = united(kept, _keyed(made.metrics, self.want.keys), everything, what)
-        return dataclasses.replace(held, metrics=metrics, latency=held.latency if timed else made.latency)
+        return dataclasses.replace(
+            held,
+            metrics=metrics,
+            latency=held.latency if timed else made.latency,
+            mflop=self._mflop(sampler, held) if held.mflop is None else held.mflop,
+            witness=held.witness or made.witness,
+        )
+
+    def _mflop(self, sampler: Sampler, row: Row) -> float | None:
+        """Operations per sample of a row with samples of a model."""
+        return sampler_mflop(self.run.model, sampler, row.total_nfe) if self.run.model and row.samples else None
+
+    def _timed(self, sampler: Sampler, held: Row) -> Row:
+        """A row with the times that it lacks, for which nothing is sampled."""
+        return dataclasses.replace(held, latency=self.run.latency(sampler), mflop=self._mflop(sampler, held))
 
     def _checked(self, held: Row, made: Row, sampler: Sampler, kept: list[str]) -> Row:
         """What was measured on samples that are those of the file, or of which all numbers agree with it. Raises ValueError."""
@@ -133,8 +152,18 @@ class Filling:
             if self.run.model is not None:
                 self.run.report(self.run.name, index + 1, total)
             rows.append(self.row(name, sampler))
-        made = dataclasses.replace(self.run.result(rows, flow, self.cost(), began), flow_id=self.want.flow)
+        made = dataclasses.replace(
+            self.run.result(rows, flow, self.cost(), began),
+            flow_id=self.want.flow,
+            flow_witness=self._flow_witness(),
+            codes=() if self.held is None else self.held.codes,
+        )
         return joined(self.held, made)
+
+    def _flow_witness(self) -> Witness | None:
+        """Of the field that the metrics of the flow were measured on."""
+        held = self.held if self.held is not None and self.held.flow_id == self.want.flow else None
+        return (held and held.flow_witness) or field_witness(self.run.model, self.run.options.seeds(self.run.spec)[0])
 
 
 def retired(held: Result, made: Result) -> dict[str, dict[str, Any]]:

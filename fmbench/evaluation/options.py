@@ -68,7 +68,7 @@ class Options:
             raise ValueError(
                 f"limit {self.limit} is more than the {spec.samples} samples per seed of {spec.name}; leave it out"
             )
-        if self.channels_last and all(TASKS.resolve(task)().kind != "image" for task in spec.tasks):
+        if self.channels_last and not any("image" in TASKS.resolve(task)().space.provides for task in spec.tasks):
             raise ValueError(f"channels last is a memory format of images, and {spec.name} has none; leave it out")
 
     def samples(self, spec: Protocol) -> int:

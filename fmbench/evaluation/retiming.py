@@ -11,7 +11,7 @@ from typing import Any
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.identity import identified
 from fmbench.evaluation.options import Options
-from fmbench.evaluation.run import plan
+from fmbench.evaluation.plan import plan
 from fmbench.evaluation.timing import Book, Wish, timing_key
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
@@ -84,27 +84,27 @@ def measure_latencies(
     """Measure the latency of every architecture and sampler of a benchmark in turns, and write it into the results below ``out``.
 
     What ``out/latency.json`` knows of this machine is not measured ``again`` unless that is asked for. Raises what
-    :func:`~fmbench.evaluation.run.plan` raises; a model that fails is an error of its own.
+    :func:`~fmbench.evaluation.plan.plan` raises; a model that fails is an error of its own.
     """
     spec, place = protocol.read(benchmark), resolve_device(device)
     options = Options(device=device)
     check_writable(out)
-    planned = list(plan(spec, models, place))
+    planned = plan(spec, models)
     book, wishes, errors = Book(out), [], []
     timed: dict[str, Timed] = {}
-    for _, loader, name in planned:
+    for one in planned:
+        if one.model is None:
+            continue
         try:
             with foreign(), isolated():
-                model = loader()
-            if model is None:
-                continue
+                model = one.model.load(place)
             model = identified(model)
             batches = spec.latency["batches"]
             wishes += [
                 Wish(timing_key(model, s, batches, place, options.acceleration), model, s) for s in fits(model, spec)
             ]
         except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{name}: {said(error)}")
+            errors.append(f"{one.name}: {said(error)}")
     found = book.fill(wishes, spec.latency, place, options.acceleration, again, report)
     by_model: dict[int, tuple[Model, dict[Sampler, dict[str, Any]]]] = {}
     for index, (wish, latency) in enumerate(zip(wishes, found, strict=True)):

@@ -14,6 +14,7 @@ from fmbench.evaluation.filling import Filling
 from fmbench.evaluation.identity import can_be_told, identified
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.plan import plan
+from fmbench.evaluation.recognition import recognised
 from fmbench.evaluation.wanted import Wanted, adopted, wanted
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
@@ -120,7 +121,7 @@ def _evaluate(
         run.units = _inside(out / ".units", fingerprint([run.identity(), options.samples(spec), options.seeds(spec)]))
         if options.overwrite:
             shutil.rmtree(run.units, ignore_errors=True)
-    done = _computed(run, lambda: Filling(run, want, held).filled())
+    done = _computed(run, lambda: Filling(run, want, recognised(run, want, held)).filled())
     done.save(out / "results")
     if run.units is not None:
         shutil.rmtree(run.units, ignore_errors=True)

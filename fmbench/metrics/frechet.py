@@ -14,7 +14,7 @@ from itertools import repeat
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import deletions, jackknife_estimate, squared_interval
@@ -25,7 +25,6 @@ ROUND_OFF = 1e-8
 """Asymmetry and negative curvature of a covariance that pass for round-off, relative to its largest entry."""
 EXTREME = (1e-70, 1e70)
 """Covariances whose largest entry lies outside are scaled before they are multiplied."""
-NO_FEATURES = "needs features: neither the task nor the call names a feature extractor"
 
 
 def covariance_factor(cov: np.ndarray, name: str = "covariance") -> np.ndarray:
@@ -159,7 +158,7 @@ def fid_infinity(
     return float(intercept) * unit
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Frechet distance of the features of generated samples to those of the reference, biased upwards by O(1/n) as
     every FID is.
 
@@ -168,34 +167,30 @@ def measure(context: SampleContext) -> Estimate:
     and 6, n = 100: 94 to 96 % with a fixed reference, 93 to 98 % with a fresh one; conservative, 99.7 %, when both
     distributions and the reference's randomness agree. With several evaluation seeds theirs replaces it.
     """
-    if context.extract is None or context.reference_features is None:
-        return Estimate.missing(NO_FEATURES)
-    features, real = context.features, context.reference_features
-    if min(len(features), len(real)) < 2:
-        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {len(real)} real")
-    if features.shape[1] != real.shape[1]:
+    features, reference, fresh_reference = evidence.features, evidence.real.moments, evidence.fresh_reference
+    if min(len(features), len(features) if reference.n is None else reference.n) < 2:
+        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {reference.n} real")
+    if features.shape[1] != len(reference.mean):
         raise ValueError(
-            f"generated samples have {features.shape[1]} features and real ones {real.shape[1]}; use one extractor"
+            f"generated samples have {features.shape[1]} features and real ones {len(reference.mean)}; use one extractor"
         )
-    reference, total = context.once("moments", lambda: Moments.of(real)), Moments.of(features)
-    value = between(total, reference)
+    value = between(Moments.of(features), reference)
     if value == 0:
-        refuse_vanishing(features, real)
-    left = deletions(len(features), len(real) if context.fresh_reference else None) if context.only_seed else []
+        refuse_vanishing(features, reference.mean[None] if evidence.real.stated else evidence.reference_features)
+    left = deletions(len(features), reference.n if fresh_reference else None) if evidence.only_seed else []
     partial: list[float] = []
     if left:
-        without = without_each(features, [~kept for kept, _ in left])
-        fresh = without_each(real, [~kept for _, kept in left]) if context.fresh_reference else repeat(reference)
+        without, fresh = without_each(features, [~kept for kept, _ in left]), repeat(reference)
+        if fresh_reference:
+            fresh = without_each(evidence.reference_features, [~kept for _, kept in left])
         partial = [between(one, other) for one, other in zip(without, fresh, strict=False)]
     ci = squared_interval(value, np.array(partial), bounds=NON_NEGATIVE)
-    return Estimate(value, ci, len(features), details=context.details)
+    return Estimate(value, ci, len(features), details=evidence.details, replicates=tuple(partial))
 
 
-def measure_infinity(context: SampleContext) -> Estimate:
+def measure_infinity(evidence: Evidence) -> Estimate:
     """FID_infinity of the features of generated samples, delete-a-group jackknife interval over them."""
-    if context.extract is None or context.reference_features is None:
-        return Estimate.missing(NO_FEATURES)
-    features, real = checked_samples(context.features, context.reference_features, least=3)
-    reference = Moments.of(real)
-    extrapolated = lambda rows: fid_infinity(features[rows], reference, context.seed)  # noqa: E731
-    return jackknife_estimate(extrapolated, len(features), **context.details)
+    features, _ = checked_samples(evidence.features, evidence.reference_features, least=3)
+    reference = evidence.real.moments
+    extrapolated = lambda rows: fid_infinity(features[rows], reference, evidence.seed)  # noqa: E731
+    return jackknife_estimate(extrapolated, len(features), **evidence.details)

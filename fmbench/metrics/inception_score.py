@@ -6,9 +6,11 @@ is between 1 and the number of classes, never looks at real data, and cannot see
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import jackknife_estimate
 from fmbench.statistics.samples import checked_samples
@@ -59,12 +61,6 @@ def inception_score_estimate(logits: np.ndarray) -> Estimate:
     return jackknife_estimate(lambda kept: _score(logits[kept]), len(logits), bounds=(1.0, float(logits.shape[1])))
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Inception score with the classifier of the task's feature extractor."""
-    if context.classify is None:
-        return Estimate.missing("needs a classifier: neither the task nor the call names a feature extractor")
-    logits = context.classify(context.samples)
-    if logits is None:
-        return Estimate.missing("needs a classifier: this feature extractor gives no class logits")
-    estimate = inception_score_estimate(logits)
-    return Estimate(estimate.value, estimate.ci, estimate.n, details={"extractor": context.extractor})
+    return replace(inception_score_estimate(evidence.logits), details={"extractor": evidence.extractor})

@@ -12,8 +12,7 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
-from fmbench.metrics.frechet import NO_FEATURES
+from fmbench.metrics.evidence import QUADRATIC, Evidence
 from fmbench.metrics.mmd import BLOCK, Kernel, mmd_estimate, mmd_squared
 from fmbench.records.result import Estimate
 from fmbench.statistics.samples import checked_samples
@@ -106,17 +105,16 @@ def kernel_distance(
         return mmd_squared(x, y, kernel, block)
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Kernel distance of the features of generated samples to those of the reference, which is unbiased.
 
     Interval as in :func:`~fmbench.metrics.mmd.mmd_estimate` over the generated samples, the reference fixed unless it is
     fresh. The cube makes it skewed in few dimensions: 90 % were covered at worst (d = 2, n = 100, far apart), 92 to 98 %
     with a fixed reference in d = 2 and 6.
     """
-    if context.extract is None or context.reference_features is None:
-        return Estimate.missing(NO_FEATURES)
-    x, y = checked_samples(*context.quadratic, least=2)
+    x, y = (points[:QUADRATIC] for points in (evidence.features, evidence.reference_features))
+    x, y = checked_samples(x, y, least=2)
     kernel = polynomial_kernel(3, 1 / x.shape[1], 1.0, y.mean(axis=0))
-    fresh = context.fresh_reference and context.only_seed
+    fresh = evidence.fresh_reference and evidence.only_seed
     with np.errstate(over="ignore", invalid="ignore"):
-        return mmd_estimate(x, y, kernel, fresh_reference=fresh, **context.details)
+        return mmd_estimate(x, y, kernel, fresh_reference=fresh, **evidence.details)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.metrics.jacobian import jacobian_product, transposed_product
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.noise import generator as seeded
@@ -92,9 +92,6 @@ def lipschitz(velocity: Velocity, x0: Points, steps: int, generator: torch.Gener
     )
 
 
-def measure(context: FlowContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Lipschitz estimate on the probed trajectories."""
-    probe = context.probe
-    if probe is None:
-        return Estimate.missing(NO_FIELD)
-    return lipschitz(probe.velocity, probe.x0, probe.steps, seeded(probe.seed, STREAM))
+    return lipschitz(evidence.velocity, evidence.x0, evidence.steps, seeded(evidence.seed, STREAM))

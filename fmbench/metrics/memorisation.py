@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import QUADRATIC, SampleContext
+from fmbench.metrics.evidence import QUADRATIC, Evidence
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import Z95, proportion_estimate
 from fmbench.statistics.samples import checked_samples
@@ -134,31 +134,25 @@ def _with_neighbours(generated: np.ndarray, train: np.ndarray) -> tuple[np.ndarr
     return generated, train
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Authenticity against the reference (the training data, for finite data sets) on samples, normal interval over
     them.
     """
     return proportion_estimate(
-        authentic(context.samples[:QUADRATIC], context.reference), reference_sha256=context.reference_sha256
+        authentic(evidence.samples[:QUADRATIC], evidence.reference), reference_sha256=evidence.reference_sha256
     )
 
 
-def measure_ct(context: SampleContext) -> Estimate:
+def measure_ct(evidence: Evidence) -> Estimate:
     """C_T score of samples against training and held-out data, in features where there are any; its own null is N(0, 1)."""
-    if context.heldout is None:
-        return Estimate.missing("the C_T score needs a finite data set with held-out samples")
-    generated, train = context.quadratic
-    held = context.heldout if context.extract is None else context.extract(context.heldout)
+    generated, train = evidence.quadratic
+    held = evidence.heldout_features if evidence.in_features else evidence.heldout
     score = ct_score(generated, train, held)
-    return Estimate(score, (score - Z95, score + Z95), len(generated), details=context.details)
+    return Estimate(score, (score - Z95, score + Z95), len(generated), details=evidence.details)
 
 
-def measure_copies(context: SampleContext) -> Estimate:
+def measure_copies(evidence: Evidence) -> Estimate:
     """Share of samples that are near copies of a training sample."""
-    if context.heldout is None:
-        return Estimate.missing(
-            "copies are of a training set, and there is none: it takes a finite data set with held-out samples"
-        )
     return proportion_estimate(
-        copied(context.samples[:QUADRATIC], context.reference), reference_sha256=context.reference_sha256
+        copied(evidence.samples[:QUADRATIC], evidence.reference), reference_sha256=evidence.reference_sha256
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import KERNEL, UNBOUNDED, Range
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import GROUPS, deletions, squared_interval
@@ -159,7 +159,8 @@ def mmd_estimate(
     partial = np.array([sums.mmd_squared(a, b if fresh_reference else all_y) for a, b in left])
     means = (sums.mean_within(x, within_x, all_x), sums.mean_within(y, within_y, all_y))
     offset = sum(bias_correction(a, mean, kernel, block) for a, mean in zip((x, y), means, strict=True))
-    return Estimate(value, squared_interval(value, partial, offset, bounds), len(x), details=details)
+    ci = squared_interval(value, partial, offset, bounds)
+    return Estimate(value, ci, len(x), details=details, replicates=tuple(partial.tolist()))
 
 
 def gaussian_kernel(bandwidth: float) -> Kernel:
@@ -216,15 +217,12 @@ def gaussian_mmd_squared(x: np.ndarray, y: np.ndarray, bandwidth: float | None =
     return mmd_squared(x, y, gaussian_kernel(reference_bandwidth(y) if bandwidth is None else bandwidth), block)
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Unbiased squared Gaussian MMD of samples (features, for images) to the reference, bandwidth from the reference
     alone. Interval as in :func:`mmd_estimate`; the bandwidth is held fixed in it.
     """
-    if context.extract is None or context.reference_features is None:
-        x, y = checked_samples(context.samples, context.reference, least=2)
-    else:
-        x, y = checked_samples(context.features, context.reference_features, least=2)
-    bandwidth = reference_bandwidth(y)
-    details = {**context.details, "bandwidth": bandwidth}
-    fresh = context.fresh_reference and context.only_seed
+    x, y = checked_samples(*evidence.compared, least=2)
+    bandwidth = evidence.real.once("bandwidth", lambda: reference_bandwidth(y))
+    details = {**evidence.details, "bandwidth": bandwidth}
+    fresh = evidence.fresh_reference and evidence.only_seed
     return mmd_estimate(x, y, gaussian_kernel(bandwidth), fresh_reference=fresh, bounds=KERNEL, **details)

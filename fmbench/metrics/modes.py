@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import UNIT
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import jackknife_estimate
@@ -99,20 +99,19 @@ def modes(
     return Modes(observed, inside, covered, float(covered.mean()), error, float(good.mean()))
 
 
-def _measure(context: SampleContext, quantity: str) -> Estimate:
-    if (target := context.mixture) is None:
-        return Estimate.missing("the target is not known to be a Gaussian mixture with separate components")
+def _measure(evidence: Evidence, quantity: str) -> Estimate:
+    target = evidence.mixture
     frame = None if target.frame is None else target.frame.numpy()
     known = (target.means.numpy(), target.stds.numpy(), target.weights.numpy(), frame)
-    share = lambda rows: getattr(modes(context.samples[rows], *known), quantity)  # noqa: E731
-    return jackknife_estimate(share, len(context.samples), bounds=UNIT)
+    share = lambda rows: getattr(modes(evidence.samples[rows], *known), quantity)  # noqa: E731
+    return jackknife_estimate(share, len(evidence.samples), bounds=UNIT)
 
 
-def measure_coverage(context: SampleContext) -> Estimate:
+def measure_coverage(evidence: Evidence) -> Estimate:
     """Share of the target's components that are covered."""
-    return _measure(context, "coverage")
+    return _measure(evidence, "coverage")
 
 
-def measure_weights(context: SampleContext) -> Estimate:
+def measure_weights(evidence: Evidence) -> Estimate:
     """Total variation between the weights of the components and those of the samples."""
-    return _measure(context, "weight_error")
+    return _measure(evidence, "weight_error")

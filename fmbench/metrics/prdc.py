@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import (
@@ -161,49 +161,49 @@ def _ball_share(
     """
     hits = getattr(found, quantity)
     share, trials = float(hits.mean()), float(len(real))
-    groups = min(GROUPS, len(generated) // 2)
+    groups, partial = min(GROUPS, len(generated) // 2), np.empty(0)
     if jackknife and groups > 1 and len(generated) - -(-len(generated) // groups) > k:
         partial = WITHOUT_GROUPS[quantity](*checked_samples(generated, real), k, groups)
         trials = effective_trials(share, jackknife_error(partial) ** 2, groups - 1, trials)
-    return Estimate(share, wilson_interval(share, trials), len(real))
+    return Estimate(share, wilson_interval(share, trials), len(real), replicates=tuple(partial.tolist()))
 
 
-def _measure(context: SampleContext, quantity: str, k: int = 5) -> Estimate:
-    generated, real = context.quadratic
-    found = context.once(f"prdc-{k}", lambda: prdc(generated, real, k))
+def _measure(evidence: Evidence, quantity: str, k: int = 5) -> Estimate:
+    generated, real = evidence.quadratic
+    found = evidence.once(f"prdc-{k}", lambda: prdc(generated, real, k))
     if quantity in WITHOUT_GROUPS:
-        estimate = _ball_share(found, generated, real, quantity, k, context.only_seed)
+        estimate = _ball_share(found, generated, real, quantity, k, evidence.only_seed)
     else:
         values = getattr(found, quantity)
         share = quantity == "inside_real"
         estimate = proportion_estimate(values) if share else mean_estimate(values, NON_NEGATIVE)
-    return replace(estimate, details={"k": k, **context.details})
+    return replace(estimate, details={"k": k, **evidence.details})
 
 
-def precision(context: SampleContext) -> Estimate:
+def precision(evidence: Evidence) -> Estimate:
     """Precision with k = 5. Given the real samples, generated ones hit independently: Wilson interval, whose measured
     coverage was 92 to 99 % (the normal interval's 18 to 94 %, since it has no width at 1).
     """
-    return _measure(context, "inside_real")
+    return _measure(evidence, "inside_real")
 
 
-def recall(context: SampleContext) -> Estimate:
+def recall(evidence: Evidence) -> Estimate:
     """Recall with k = 5. The interval is for its expectation at this n given the real samples: Wilson, with the
     jackknife over generated samples as its variance.
 
     Measured coverage, n = 200, d = 2 and 6: 95 to 99 %. Liberal where single outliers decide, because their balls are
     huge: 91 % for a shift of one standard deviation in each of 2 dimensions, 84 % at n = 80 (a binomial interval: 65 %).
     """
-    return _measure(context, "inside_generated")
+    return _measure(evidence, "inside_generated")
 
 
-def density(context: SampleContext) -> Estimate:
+def density(evidence: Evidence) -> Estimate:
     """Density with k = 5; Student t interval over generated samples given the real ones, measured coverage 93 to 97 %."""
-    return _measure(context, "real_balls")
+    return _measure(evidence, "real_balls")
 
 
-def coverage(context: SampleContext) -> Estimate:
+def coverage(evidence: Evidence) -> Estimate:
     """Coverage with k = 5. The interval is for its expectation at this n given the real samples: Wilson, with the
     jackknife over generated samples as its variance. Measured coverage, n = 80 to 400, d = 2 and 6: 95 to 98 %.
     """
-    return _measure(context, "covered")
+    return _measure(evidence, "covered")

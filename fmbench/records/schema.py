@@ -15,6 +15,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from fmbench.records.conditions import (
+    Amount,
     Closed,
     Cost,
     Count,
@@ -27,7 +28,7 @@ from fmbench.records.conditions import (
     Text,
 )
 from fmbench.records.latency import Latency
-from fmbench.records.metric import KINDS, METRICS, Metric
+from fmbench.records.metric import METRICS, Metric
 from fmbench.records.names import LONGEST, check_name_in
 from fmbench.records.sampler import MOST_STEPS, UNSAMPLED
 from fmbench.records.typed import law, one_of, shown, step
@@ -142,6 +143,7 @@ class RowTable(Closed, frozen=True):
     failed: Text | None = None
     id: str = ""
     run: str = ""
+    mflop: Amount | None = None
 
     def __post_init__(self) -> None:
         check_name_in("solver", self.solver, "a solver")
@@ -172,7 +174,7 @@ class Task(Closed, frozen=True):
     def __post_init__(self) -> None:
         check_name_in("name", self.name, "a task")
         if not isinstance(self.kind, UnsetType):
-            one_of("kind", self.kind, KINDS)
+            check_name_in("kind", self.kind, "a kind of task")
 
 
 class Model(Closed, frozen=True):

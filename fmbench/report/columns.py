@@ -11,7 +11,7 @@ from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
 from fmbench.report.judging import Judged, metric_info
-from fmbench.report.ranking import CONDITIONAL
+from fmbench.report.ranking import CONDITIONAL, mflop_of
 from fmbench.report.standings import NETWORK, Standing, standing
 
 CONDITIONS = (
@@ -106,6 +106,15 @@ def _nfe(row: Row | None) -> Cell:
     total = row.total_nfe
     text = f"{total:.0f}" if total == round(total) else f"{total:.1f}"
     return Cell(text, total, clean(parts))
+
+
+def _work(judged: Judged) -> Cell:
+    row = judged.row
+    mflop = None if row is None or not row.nfe else mflop_of(judged.result, row)
+    if row is None or mflop is None:
+        return Cell(MISSING, note="not counted")
+    how = "evaluations times the operations of one" if row.mflop is None else "of all networks, counted by torch"
+    return Cell(plain(mflop, 3), mflop, f"{how}, 2 per multiply-add")
 
 
 def _void(latency: Mapping[str, Any] | None) -> str | None:
@@ -211,6 +220,7 @@ def columns_of(
     """
     called = {sampler: clean(label) for sampler, label in labels.items()}
     judged_nfe = "Measured network evaluations per sample, guidance included, in the row that is ranked."
+    judged_mflop = "Millions of floating-point operations per sample, of all networks, in the row that is ranked."
     division = (
         "closed: the task's fixed network, data and training budget; open: anything; "
         "conditional: told the class of every sample."
@@ -235,6 +245,7 @@ def columns_of(
             for sampler, label in called.items()
         ),
         Column(f"NFE @{budget}", judged_nfe, lambda j: _nfe(j.row)),
+        Column(f"MFLOP @{budget}", judged_mflop, _work),
         *(_nfe_column(sampler, label) for sampler, label in called.items() if sampler.steps is None),
         *(_flow_column(name) for name in _flow_metrics(results)),
         Column(

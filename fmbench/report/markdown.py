@@ -23,7 +23,9 @@ number as CSV.
   the stated intervals are compared, unpaired, which separates fewer. "Not separated" is not "equal".
 - **claim** says what a rank is about: *network*, these weights and not their method, or *method, mean of T trainings*.
   Both are never compared with each other. Entries of the same weights or samples are one row with all its names.
-- An entry is judged by its row with the most measured evaluations within the budget, a one-step map by its one.
+- An entry is judged by its row with the most operations per sample (MFLOP) among those within the budget of measured
+  evaluations, a one-step map by its one: in the closed division evaluations of the task's network count, in the open one
+  those of all networks.
 - **Bold**: no ranked entry of the division is significantly better in this column.
 - **data** (fresh real samples scored like a model) and **oracle** (exact velocity) are anchors: they bound the others,
   unranked.

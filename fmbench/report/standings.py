@@ -80,7 +80,7 @@ class Ranks:
 
 def replicates(estimate: Estimate) -> np.ndarray | None:
     """Raw values behind an interval, (trainings, units), None where too few are recorded."""
-    raw = estimate.details.get("per_seed") or getattr(estimate, "replicates", ())
+    raw = estimate.details.get("per_seed") or estimate.replicates
     if len(raw) < FEWEST:
         return None
     units = np.atleast_2d(np.asarray(raw, dtype=np.float64))

@@ -189,15 +189,22 @@ def method(of: Trainings) -> Evidence:
     """Evidence about methods: trainings are drawn anew for each entry, units are shared by all.
 
     The variance of a difference is that between trainings, moderated over the entries, plus what the trainings of an entry share of the
-    evaluation noise, which more trainings do not average away: the paired variance of the training means less the residuals in it.
+    evaluation noise, which more trainings do not average away: the paired variance of the training means less the residuals in it. Of two
+    entries nothing can be learnt about variances in general: theirs stay their own, with Welch's degrees.
     """
     counts = of.counts
-    spread, d0, s0 = moderated(of.variance, counts - 1)
     k, n = of.units.shape[-2:]
+    spread, d0, s0 = moderated(of.variance, counts - 1)
+    if k == 2:
+        spread, d0 = of.variance, np.zeros_like(d0)
     paired, prior, _ = moderated(difference_variances(of.units), n - 1)
     own = sums(spread / counts)
     least = np.concatenate([np.minimum(counts[i], counts[i + 1 :]) for i in range(k - 1)]) if k > 1 else counts[:0]
     own_freedom = np.minimum(d0 + least - 1, (counts - 1).sum())
+    if k == 2:
+        with np.errstate(invalid="ignore"):
+            welch = own**2 / sums((spread / counts) ** 2 / (counts - 1))
+        own_freedom = np.where(np.isfinite(welch), welch, own_freedom)
     shared = np.maximum(paired / n - sums(of.residual), 0)
     shared_freedom = np.minimum(prior + n - 1, (k - 1) * (n - 1))
     variance = own + shared

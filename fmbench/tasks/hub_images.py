@@ -101,6 +101,11 @@ class HubImages:
         # A worker maps the file itself; pickling the map would copy every pixel.
         return HubImages, (self.dataset, self.split)
 
+    @property
+    def sha256(self) -> str:
+        """The published hash of its pixels."""
+        return self.dataset.split(self.split).sha256
+
     def __len__(self) -> int:
         return self.dataset.split(self.split).rows
 

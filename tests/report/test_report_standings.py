@@ -105,10 +105,7 @@ def test_a_value_that_does_not_belong_to_its_groups_is_not_compared():
 
 
 def test_replicates_of_an_estimate_are_its_groups():
-    class WithGroups(Estimate):
-        replicates = tuple(np.linspace(0.9, 1.1, 20))
-
-    mine = standing(WithGroups(1.0, (0.9, 1.1), 100))
+    mine = standing(Estimate(1.0, (0.9, 1.1), 100, replicates=tuple(np.linspace(0.9, 1.1, 20))))
     assert mine.groups and mine.units is not None and mine.units.shape == (1, 20)
 
 

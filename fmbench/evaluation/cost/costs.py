@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from fmbench.evaluation.cost.energy import energy
-from fmbench.evaluation.cost.flops import flops_per_call
+from fmbench.evaluation.cost.flops import flops_per_call, work_per_call
 from fmbench.evaluation.cost.memory import peak_memory
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition
 from fmbench.zoo.model import Model, device_of, evaluating
+
+FEW = 2
+"""Samples on which operations are counted: their number per sample does not depend on it."""
 
 PARTS = (
     "parameters", "batch", "sampler", "flops_per_evaluation", "flops_per_sample", "flops_uncounted", "memory", "energy", "reason",
@@ -28,6 +31,20 @@ def one_batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:
     draws, labels = model.draws(0, size, 0).drawn().on(device), model.labels(0, size, 0)
     cond = None if labels is None else Condition(labels.to(device))
     return lambda: model.method.sample(draws, sampler, cond)
+
+
+def sampler_mflop(model: Model, sampler: Sampler, nfe: float) -> float | None:
+    """Millions of floating-point operations per sample of a sampler that takes ``nfe`` evaluations of all purposes; None where it fails.
+
+    Counted on :data:`FEW` noises. A solver that chooses its steps may take others there: its operations are brought to ``nfe``.
+    """
+    try:
+        with foreign(), isolated(), evaluating(model.method):
+            ndim = model.draws(0, 1, 0).start().ndim
+            work = work_per_call(model.method, model.method.networks(), one_batch(model, sampler, FEW), FEW, ndim)
+    except ForeignError:
+        return None
+    return work.flops * (nfe / work.evaluations if work.evaluations else 1.0) / 1e6
 
 
 def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Floating-point operations of one network evaluation, by torch's counter, with the name of all work that it cannot see."""
+"""Floating-point operations of one network evaluation and of a sample, by torch's counter, with the name of all work that it cannot see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,3 +159,32 @@ def flops_per_call(net: nn.Module, call: Callable[[], Any], samples: int) -> Flo
             f"the call never ran {type(net).__name__}; give the network that it calls (and call it, not its forward)"
         )
     return Flops(inside.total / evaluated, inside.total / samples, evaluated / samples, tuple(sorted(inside.uncounted)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call did for one sample: floating-point operations, 2 for every multiply-add, and network evaluations of all purposes."""
+
+    flops: float
+    evaluations: float
+
+
+def work_per_call(
+    flow: nn.Module, networks: Mapping[str, nn.Module], call: Callable[[], Any], samples: int, ndim: int
+) -> Work:
+    """Work of ``call()``, which makes ``samples`` samples; gradients are off.
+
+    All operations count, whichever network of ``networks`` they are in, decoders and what is outside every network included. ``ndim`` is
+    that of a batch of states. As in :func:`flops_per_call` the number follows from shapes; work without a formula counts nothing.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        rows = stack.enter_context(counting(networks, ndim))
+        stack.enter_context(_countable(flow))
+        if is_compiled(flow):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        call()
+    return Work(counter.get_total_flops() / samples, rows.total / samples)
