@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fmbench
-from fmbench.evaluation import evaluation, filling, flow_scoring, scoring
+from fmbench.evaluation import evaluation, filling, flow_scoring, produce, scoring
 from fmbench.evaluation.run import run
 from fmbench.records import result
 from fmbench.records.metric import BUILT_IN
@@ -55,7 +55,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.drawn, self.measured, self.times = [], [], []
-        generate, attempt, latency = evaluation.generate, scoring.attempt, evaluation.Evaluation.latency
+        generate, attempt, latency = produce.generate, scoring.attempt, evaluation.Evaluation.latency
 
         def counted(method, noise, sampler, *rest):
             self.drawn.append((sampler.label, len(noise)))
@@ -78,7 +78,7 @@ class Watch:
 
         self.inside = False
         monkeypatch.setattr(filling.Filling, "filled", filled)
-        monkeypatch.setattr(evaluation, "generate", counted)
+        monkeypatch.setattr(produce, "generate", counted)
         monkeypatch.setattr(evaluation.Evaluation, "latency", timed)
         for module in (scoring, flow_scoring):
             monkeypatch.setattr(module, "attempt", tried)
@@ -211,6 +211,7 @@ CHANGES = [
     (other_seeds, (ALL, sorted([*ROW, *ROW]), ALL), 1200),
     # The first noises of the first seed are enough for the gap to the solve.
     (other_solve, (ALL, sorted([*FLOW, "truncation_gap", "truncation_gap"]), []), 512),
+    # Nothing is sampled for a time.
     (other_sizes, ([], [], ALL), 0),
     (other_words, ([], [], []), 0),
     (comment, ([], [], []), 0),

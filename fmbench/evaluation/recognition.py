@@ -25,7 +25,7 @@ def _comes_again(run: Evaluation, sampler: Sampler, held: Row) -> bool:
     count = min(run.options.samples(run.spec), BLOCK)
     try:
         with foreign(), accelerated(run.model.method, run.options.acceleration):
-            unit = run.unit(sampler, run.options.seeds(run.spec)[0], 0, count)
+            unit = run.unit(run.order(sampler, run.options.seeds(run.spec)[0], 0, count))
     except ForeignError:
         return False
     taken = {purpose: rows / count for purpose, rows in unit.counts.items() if rows}

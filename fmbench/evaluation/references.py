@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from fmbench.features import Extractor
+from fmbench.features.statistics import Statistics
 from fmbench.features.store import reference_features
 from fmbench.metrics.reference import Reference
+from fmbench.shapes import Points
 from fmbench.storage.files import fingerprint, sha256
 from fmbench.tasks.base import Task
 
@@ -32,6 +34,21 @@ def reference(task: Task, seed: int, n: int, extractor: Extractor | None) -> Ref
         fresh=task.fresh,
     )
     return made
+
+
+def stated(statistics: Statistics) -> Reference:
+    """A reference of which nothing but mean and covariance of its features is known."""
+    return Reference(None, lambda: statistics.sha256, moments=lambda: statistics)
+
+
+def check_width(points: Points, extractor: Extractor, statistics: Statistics) -> None:
+    """Raise ValueError, before all features are computed, when the statistics are of another number of features than the extractor gives."""
+    width = extractor.features(points[:1]).shape[1]
+    if width != len(statistics.mean):
+        raise ValueError(
+            f"{statistics.origin} holds statistics of {len(statistics.mean)} features, and {extractor.name} gives {width}; "
+            "name the extractor that they were made with"
+        )
 
 
 class References:

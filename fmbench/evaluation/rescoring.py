@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from fmbench.evaluation import environment
-from fmbench.evaluation.against_statistics import score_against
 from fmbench.evaluation.comparison import LEAST, Comparison, Files, read_comparison
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.dialects import Dialect, fid_dialects
+from fmbench.evaluation.references import check_width, stated
 from fmbench.evaluation.scoring import Scorer
 from fmbench.records import protocol
 from fmbench.records.metric import METRICS
@@ -117,10 +117,11 @@ def _scored(
     """(whether it is the anchor, samples, estimates), the anchor of real samples first where there is one."""
     task, points = compared.task, compared.points
     loaded = load_extractor(extractor, device) if extractor else None
+    scorer = Scorer(task, names, (0,), len(points), loaded)
     if compared.statistics is not None:
         assert loaded is not None
-        return [(False, points, score_against(points, compared.statistics, loaded, names))]
-    scorer = Scorer(task, names, (0,), len(points), loaded)
+        check_width(points, loaded, compared.statistics)
+        scorer.reference = stated(compared.statistics)
     rows = []
     if anchor:
         real = task.anchor(len(points), 0)
@@ -158,7 +159,7 @@ def score(
     Args:
         samples: see :func:`~fmbench.storage.samples.read_samples`.
         task, reference: what to compare with, exactly one: a registered task, or another file of samples, or a file of ``mu`` and ``sigma``,
-            mean and covariance of the features that ``extractor`` gives of the reference: then ``frechet_distance`` alone is measured.
+            mean and covariance of the features that ``extractor`` gives of the reference: then only what needs no real samples is measured.
         metrics, benchmark: metrics by name, or those of a benchmark; otherwise those that are measured by default.
         extractor: feature extractor for images, the task's own by default.
         key, value_range: see :func:`~fmbench.storage.samples.read_samples`; the range holds for the reference too.

@@ -92,19 +92,17 @@ def measure_latencies(
     planned = plan(spec, models)
     book, wishes, errors = Book(out), [], []
     timed: dict[str, Timed] = {}
-    for one in planned:
-        if one.model is None:
-            continue
+    for named in [one.model for one in planned if one.model is not None]:
         try:
             with foreign(), isolated():
-                model = one.model.load(place)
+                model = named.load(place)
             model = identified(model)
             batches = spec.latency["batches"]
             wishes += [
                 Wish(timing_key(model, s, batches, place, options.acceleration), model, s) for s in fits(model, spec)
             ]
         except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{one.name}: {said(error)}")
+            errors.append(f"{named.spec}: {said(error)}")
     found = book.fill(wishes, spec.latency, place, options.acceleration, again, report)
     by_model: dict[int, tuple[Model, dict[Sampler, dict[str, Any]]]] = {}
     for index, (wish, latency) in enumerate(zip(wishes, found, strict=True)):

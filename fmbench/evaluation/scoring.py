@@ -13,7 +13,7 @@ from fmbench.evaluation.references import REFERENCES
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.features import Extractor
 from fmbench.metrics.evidence import Evidence
-from fmbench.metrics.reference import Lacking, Part
+from fmbench.metrics.reference import Lacking, Part, Reference
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate, check_estimate
 from fmbench.shapes import Points
@@ -55,6 +55,7 @@ class Scorer:
         seeds: evaluation seeds.
         samples: real samples drawn per seed from a target that can be sampled without end.
         extractor: of image features.
+        reference: what is compared with instead of the task's real samples.
     """
 
     task: Task
@@ -62,6 +63,13 @@ class Scorer:
     seeds: Sequence[int]
     samples: int
     extractor: Extractor | None = None
+    reference: Reference | None = None
+
+    def against(self, seed: int) -> Reference:
+        """What the samples of a seed are compared with: the reference that was given, else that of the task."""
+        if self.reference is not None:
+            return self.reference
+        return REFERENCES.of(self.task, self.task.distinct((self.seeds[0], seed))[-1], self.samples, self.extractor)
 
     def evidence(self, samples: Points, seed: int, endpoints: Points | None = None, real: bool = False) -> Evidence:
         """What the metrics of one seed see; ``real`` marks samples of a finite data set, which exist once and not per seed."""
@@ -76,7 +84,7 @@ class Scorer:
         return Evidence(
             parts,
             task.space.provides,
-            REFERENCES.of(task, task.distinct((self.seeds[0], seed))[-1], self.samples, extractor),
+            self.against(seed),
             seed,
             only_seed=len(task.distinct(self.seeds) if real else self.seeds) == 1,
             kind=task.kind,

@@ -190,6 +190,8 @@ class Book:
     def __init__(self, folder: Path | None = None) -> None:
         self.path = None if folder is None else folder / FILE
         self.known: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, dict[str, Any]] = {}
+        self.tried: set[str] = set()
         if self.path is not None and self.path.is_file():
             content = read_json(self.path, "file of latencies", LARGEST)
             try:
@@ -214,14 +216,16 @@ class Book:
         for index, wish in enumerate(wishes):
             if wish.key is None:
                 lacking[index] = wish
-            elif again or not self.known.get(wish.key, {}).get("stable"):
-                # What was void before is worth another try.
+            elif again or not (wish.key in self.tried or self.known.get(wish.key, {}).get("stable")):
+                # What was void before is worth another try, one in a process.
                 lacking.setdefault(wish.key, wish)
         if lacking:
             report(len(lacking))
         made = dict(zip(lacking, measure_wishes(list(lacking.values()), settings, device, acceleration), strict=True))
+        self.tried.update(key for key in made if isinstance(key, str))
         self._write({key: plain(one) for key, one in made.items() if isinstance(key, str) and "failed" not in one})
-        found: dict[str | int, dict[str, Any]] = {**self.known, **made}
+        self.failed.update({key: one for key, one in made.items() if isinstance(key, str) and "failed" in one})
+        found: dict[str | int, dict[str, Any]] = {**self.failed, **self.known, **made}
         return [found[index if wish.key is None else wish.key] for index, wish in enumerate(wishes)]
 
     def _write(self, made: Mapping[str, dict[str, Any]]) -> None:

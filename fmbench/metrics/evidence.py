@@ -164,12 +164,9 @@ class Evidence(Shared):
     @property
     def details(self) -> dict[str, Any]:
         """What pins a metric of samples: extractor and reference."""
-        size = (
-            {"reference_n": len(self.real)}
-            if not self.real.stated
-            else {"reference": "statistics", "reference_n": None}
-        )
-        return {"extractor": self.extractor, "reference_sha256": self.reference_sha256, **size}
+        stated = {"reference": "statistics"} if self.real.stated else {}
+        pinned = {"reference_sha256": self.reference_sha256, "reference_n": self.real.n}
+        return {"extractor": self.extractor, **pinned, **stated}
 
     @property
     def endpoints(self) -> np.ndarray:

@@ -168,8 +168,9 @@ def measure(evidence: Evidence) -> Estimate:
     distributions and the reference's randomness agree. With several evaluation seeds theirs replaces it.
     """
     features, reference, fresh_reference = evidence.features, evidence.real.moments, evidence.fresh_reference
-    if min(len(features), len(features) if reference.n is None else reference.n) < 2:
-        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {reference.n} real")
+    m = evidence.real.n
+    if min(len(features), len(features) if m is None else m) < 2:
+        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {m} real")
     if features.shape[1] != len(reference.mean):
         raise ValueError(
             f"generated samples have {features.shape[1]} features and real ones {len(reference.mean)}; use one extractor"
@@ -177,7 +178,7 @@ def measure(evidence: Evidence) -> Estimate:
     value = between(Moments.of(features), reference)
     if value == 0:
         refuse_vanishing(features, reference.mean[None] if evidence.real.stated else evidence.reference_features)
-    left = deletions(len(features), reference.n if fresh_reference else None) if evidence.only_seed else []
+    left = deletions(len(features), m if fresh_reference else None) if evidence.only_seed else []
     partial: list[float] = []
     if left:
         without, fresh = without_each(features, [~kept for kept, _ in left]), repeat(reference)

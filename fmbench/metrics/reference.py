@@ -122,8 +122,10 @@ class Reference(Shared):
 
     @property
     def moments(self) -> Any:
-        """Mean and covariance of the features: ``mean`` (f,), ``cov`` (f, f) and ``n``, which is None where nobody says."""
+        """Mean and covariance of the features: ``mean`` (f,) and ``cov`` (f, f), float64."""
         return self.once("moments", self._moments or (lambda: Moments.of(self.features)))
 
-    def __len__(self) -> int:
-        return len(self.features if self._features is not None else self.points)
+    @property
+    def n(self) -> int | None:
+        """Number of real samples; None where there are only statistics, of which nobody says how many they are of."""
+        return None if self.stated else len(self.points if self._features is None else self.features)

@@ -37,7 +37,7 @@ SCHEMA = 2
 FLOW = "flow:"
 SEAL = 12
 """Hexadecimal digits of a seal."""
-OWN_RUN = ("environment", "created", "seconds", "peak_memory_bytes")
+OWN_RUN = ("environment", "created", "seconds", "peak_memory_bytes", "phases")
 SAME = ("benchmark", "task", "seeds", "samples_per_seed", "ranked", "unranked_because", "status", "cost", "retired")
 """Fields that are the same in both forms."""
 

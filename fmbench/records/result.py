@@ -114,6 +114,8 @@ class Result:
         unranked_because: why ``ranked`` is False, one line for each reason; empty in files of versions that did not say.
         flow_id: name of the reference solve; empty where nobody said.
         runs: later runs that filled in what was missing, by name: environment, time and duration.
+        seconds: how long it took, in all.
+        phases: seconds of trial, sampling, features, core, flow, latency, cost; empty in files of versions that did not say.
         retired: numbers that another definition, other samples or other weights have replaced, by draw and metric.
         status: a rung of :data:`~fmbench.records.schema.STATUSES`.
         sidecar: hash of the file of raw values and witnesses beside the one it was read from; empty where there is none.
@@ -134,6 +136,7 @@ class Result:
     status: str = "rerun"
     peak_memory_bytes: int | None = None
     seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
     cost: Mapping[str, Any] = field(default_factory=dict)
@@ -159,7 +162,7 @@ class Result:
         content = dataclasses.asdict(self)
         for name in BESIDE:
             content.pop(name, None)
-        for name in ("unranked_because", *SAID_WHERE_KNOWN):
+        for name in ("unranked_because", "phases", *SAID_WHERE_KNOWN):
             if name in content and not content[name]:
                 # Files without them stay what they were before there were any.
                 del content[name]

@@ -201,6 +201,7 @@ class Run(Closed, frozen=True):
     created: str = ""
     seconds: Seconds = 0.0
     peak_memory_bytes: Count | None = None
+    phases: dict[str, Seconds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         law(is_time(self.created), f"created must be a time as in ISO 8601, or empty, got {shown(self.created)}")
@@ -231,6 +232,7 @@ class ResultFile(Closed, frozen=True):
     status: str = "rerun"
     peak_memory_bytes: Count | None = None
     seconds: Seconds = 0.0
+    phases: dict[str, Seconds] = field(default_factory=dict)
     created: str = ""
     cost: Cost = Cost()
     unranked_because: tuple[Text, ...] = ()
