@@ -128,7 +128,9 @@ def moderated(variances: np.ndarray, freedom: float | np.ndarray) -> tuple[np.nd
     nothing = np.zeros((*variances.shape[:-1], 1))
     if m < 2:
         return variances, nothing, nothing
-    d = np.broadcast_to(np.asarray(freedom, dtype=np.float64), (m,))
+    d = np.atleast_1d(
+        np.asarray(freedom, dtype=np.float64)
+    )  # (1,) or (m,): one number is not repeated for millions of pairs
     v = _without_zeros(variances)
     e = np.log(v)
     e -= special.digamma(d / 2) - np.log(d / 2)
@@ -136,10 +138,12 @@ def moderated(variances: np.ndarray, freedom: float | np.ndarray) -> tuple[np.nd
     alike = excess <= 0
     d0 = 2 * inverse_trigamma(np.where(alike, 1.0, excess))
     fitted = np.exp(e.mean(-1, keepdims=True) + special.digamma(d0 / 2) - np.log(d0 / 2))
-    s0 = np.where(alike, (v * d).sum(-1, keepdims=True) / d.sum(), fitted)
+    s0 = np.where(alike, (v * d).mean(-1, keepdims=True) / d.mean(), fitted)
     d0 = np.where(alike, np.inf, d0)
-    own = d / (d0 + d)
-    return s0 + own * (v - s0), d0, s0
+    shrunk = v - s0
+    shrunk *= d / (d0 + d)
+    shrunk += s0
+    return shrunk, d0, s0
 
 
 def _without_zeros(variances: np.ndarray) -> np.ndarray:
@@ -154,16 +158,18 @@ def _without_zeros(variances: np.ndarray) -> np.ndarray:
 
 def _ratio(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """``|difference| / sqrt(variance)``: 0 for no difference, infinite for one without any variance."""
-    size = np.abs(difference)
-    return np.divide(size, np.sqrt(variance), where=size > 0, out=np.zeros_like(size))
+    ratio, error = np.abs(difference), np.sqrt(variance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio /= error
+    ratio[np.isnan(ratio)] = 0.0
+    return ratio
 
 
 def network(y: np.ndarray) -> Evidence:
     """Evidence from one training of each entry: a moderated paired t on the units, (..., k, n) with n >= 2."""
     k, n = y.shape[-2:]
-    with np.errstate(divide="ignore"):
-        variance, d0, s0 = moderated(difference_variances(y), n - 1)
-        t = _ratio(differences(y.mean(-1)), variance / n)
+    variance, d0, s0 = moderated(difference_variances(y), n - 1)
+    t = _ratio(differences(y.mean(-1)), variance) * n**0.5
     return Evidence(t, np.minimum(d0 + n - 1, (k - 1) * (n - 1)), (d0, s0 / n))
 
 
@@ -224,13 +230,12 @@ def unpaired(values: np.ndarray, low: np.ndarray, high: np.ndarray, freedom: np.
     below, above = (values - low) / quantile, (high - values) / quantile
     d = differences(values)
     t, degrees = np.empty_like(d), np.empty_like(d)
-    with np.errstate(divide="ignore"):
-        for i, place in rows(len(values)):
-            rising = d[place] > 0
-            mine = np.where(rising, above[i], below[i])
-            theirs = np.where(rising, below[i + 1 :], above[i + 1 :])
-            t[place] = _ratio(d[place], mine**2 + theirs**2)
-            degrees[place] = np.minimum(freedom[i], freedom[i + 1 :])
+    for i, place in rows(len(values)):
+        rising = d[place] > 0
+        mine = np.where(rising, above[i], below[i])
+        theirs = np.where(rising, below[i + 1 :], above[i + 1 :])
+        t[place] = _ratio(d[place], mine**2 + theirs**2)
+        degrees[place] = np.minimum(freedom[i], freedom[i + 1 :])
     return Evidence(t, degrees)
 
 
