@@ -3,7 +3,7 @@
     log p1(x1) = log p0(x0) - int_0^1 div v(x_t, t) dt,   x_t the trajectory that ends in x1
 
 The trajectory is followed backward from t = 1 to t = 0 with RK4 on a cosine grid, and the integral is RK4's own quadrature of the
-divergence along it. The divergence is the exact trace (D forward-mode passes) or Hutchinson's estimate with Rademacher probes that stay
+divergence along it. The divergence is the exact trace (D products with the Jacobian) or Hutchinson's estimate with Rademacher probes that stay
 fixed along a trajectory (1810.01367); the second is unbiased for the log-likelihood, so its noise is covered by the interval over samples.
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fmbench.metrics.evidence import Evidence
-from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence
+from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence, linearisation
 from fmbench.noise import generator as seeded
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Times, Velocity
@@ -47,12 +47,13 @@ def _divergence(
 ) -> Callable[[Points, Times], tuple[Points, Tensor]]:
     if trace not in TRACES:
         raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
+    how = linearisation(velocity, x1, x1.new_ones(len(x1)))
     if trace == "exact":
-        return lambda x, t: exact_divergence(velocity, x, t)
+        return lambda x, t: exact_divergence(velocity, x, t, linearise=how)
     if generator is None or probes < 1:
         raise ValueError(f"the hutchinson trace needs a generator and at least one probe, got {generator} and {probes}")
     drawn = rademacher((probes, *x1.shape), generator).to(x1)
-    return lambda x, t: hutchinson_divergence(velocity, x, t, drawn)
+    return lambda x, t: hutchinson_divergence(velocity, x, t, drawn, how)
 
 
 @torch.no_grad()

@@ -47,6 +47,33 @@ def _orthogonal(frame: np.ndarray, dim: int) -> np.ndarray:
     return frame
 
 
+@dataclass(frozen=True)
+class Assigned:
+    """Samples assigned to components, a row each.
+
+    Attributes:
+        posterior: (n, K) probabilities of the components.
+        component: (n,) the most probable one.
+        good: (n,) whether a sample lies inside its ellipsoid.
+        weight: (K,) true weights, of sum 1.
+        due: (K,) share of all samples from which on a component is covered.
+    """
+
+    posterior: np.ndarray
+    component: np.ndarray
+    good: np.ndarray
+    weight: np.ndarray
+    due: np.ndarray
+
+    def modes(self, rows: np.ndarray | slice = slice(None)) -> Modes:
+        """What the chosen samples amount to."""
+        component, good = self.component[rows], self.good[rows]
+        inside = np.bincount(component[good], minlength=len(self.weight)) / len(component)
+        observed, covered = self.posterior[rows].mean(axis=0), inside >= self.due
+        error = min(float(np.abs(observed - self.weight).sum() / 2), 1.0)  # of rounding
+        return Modes(observed, inside, covered, float(covered.mean()), error, float(good.mean()))
+
+
 def modes(
     x: np.ndarray,
     means: np.ndarray,
@@ -75,8 +102,20 @@ def modes(
     Raises ValueError in one line for wrong shapes, values that are not finite, stds or weights that are not positive,
     a frame that is not orthogonal, and level or share out of range.
     """
-    from scipy.special import softmax
-    from scipy.stats import chi2
+    return assigned(x, means, stds, weights, frame, level, share).modes()
+
+
+def assigned(
+    x: np.ndarray,
+    means: np.ndarray,
+    stds: np.ndarray | float,
+    weights: np.ndarray | None = None,
+    frame: np.ndarray | None = None,
+    level: float = 0.99,
+    share: float = 0.1,
+) -> Assigned:
+    """The assignment of samples to components. Arguments and errors: :func:`modes`."""
+    from scipy.special import gammaincinv, softmax
 
     x, means = checked_samples(x, means)
     scale = np.broadcast_to(np.asarray(stds, dtype=np.float64), means.shape)
@@ -92,18 +131,16 @@ def modes(
     squared = np.stack([(((y - m) / s) ** 2).sum(axis=1) for m, s in zip(means, scale, strict=True)], axis=1)
     posterior = softmax(np.log(weight) - np.log(scale).sum(axis=1) - squared / 2, axis=1)
     component = posterior.argmax(axis=1)
-    good = squared[np.arange(len(x)), component] <= chi2.ppf(level, x.shape[1])
-    inside = np.bincount(component[good], minlength=len(means)) / len(x)
-    observed, covered = posterior.mean(axis=0), inside >= share * level * weight
-    error = min(float(np.abs(observed - weight).sum() / 2), 1.0)  # of rounding
-    return Modes(observed, inside, covered, float(covered.mean()), error, float(good.mean()))
+    good = squared[np.arange(len(x)), component] <= 2 * gammaincinv(x.shape[1] / 2, level)  # quantile of chi^2
+    return Assigned(posterior, component, good, weight, share * level * weight)
 
 
 def _measure(evidence: Evidence, quantity: str) -> Estimate:
     target = evidence.mixture
     frame = None if target.frame is None else target.frame.numpy()
     known = (target.means.numpy(), target.stds.numpy(), target.weights.numpy(), frame)
-    share = lambda rows: getattr(modes(evidence.samples[rows], *known), quantity)  # noqa: E731
+    found = evidence.once("modes", lambda: assigned(evidence.samples, *known))
+    share = lambda rows: getattr(found.modes(rows), quantity)  # noqa: E731
     return jackknife_estimate(share, len(evidence.samples), bounds=UNIT)
 
 

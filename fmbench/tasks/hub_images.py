@@ -30,7 +30,7 @@ SMALL_TRAIN = {
     "clip": 1.0,
     "ema": 0.999,
     "storage": "float16",
-    "precision": "bfloat16",
+    "precision": "auto",
 }
 # The network and budget of torchcfm's CIFAR-10 example.
 LARGE_NET = preset("unet-cifar10")
@@ -42,7 +42,7 @@ LARGE_TRAIN = {
     "schedule": "constant",
     "clip": 1.0,
     "ema": 0.9999,
-    "precision": "bfloat16",
+    "precision": "auto",
 }
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmbench.execution.checked import checked_points
 from fmbench.execution.foreign import foreign, isolated
+from fmbench.execution.operators import OperatorMode, uncompiled
 from fmbench.flows.audit import auditing
 from fmbench.flows.evaluations import counting, require_counted
 from fmbench.flows.flow import VELOCITY as VELOCITY_FIELD
-from fmbench.flows.flow import Flow, device_of
+from fmbench.flows.flow import Flow, as_draws, device_of
 from fmbench.noise import Draws
 from fmbench.records.sampler import Sampler
 from fmbench.registry import SOLVERS
@@ -49,12 +49,15 @@ class Subject:
     def sample(self, rows: slice = slice(None)) -> Points:
         """Samples of some of the noises, checked, from copies of the noises."""
         labels = None if self.labels is None else self.labels[rows]
-        return self.sample_from(self.noise[rows].clone(), labels)
+        start, stop, _ = rows.indices(len(self.noise))
+        # Rows keep their numbers in a part of the batch: what else is drawn for them must be the same.
+        return self.sample_from(Draws.given(self.noise.clone()).rows(start, stop), labels)
 
-    def sample_from(self, noise: Points, labels: Labels | None) -> Points:
+    def sample_from(self, noise: Draws | Points, labels: Labels | None) -> Points:
         """Samples of these noises, checked to be points like them."""
-        found = self.method.sample(Draws.given(noise), self.sampler, as_condition(labels))
-        return checked_points(found, torch.empty((len(noise), *self.shape), device=noise.device), "the sample")
+        noise = as_draws(noise)
+        found = self.method.sample(noise, self.sampler, as_condition(labels))
+        return checked_points(found, torch.empty((len(noise), *self.shape), device=self.noise.device), "the sample")
 
     @property
     def times(self) -> Tensor:
@@ -149,7 +152,7 @@ def items(method: Flow) -> Sequence[Item]:
     return (*VELOCITY, *ITEMS) if VELOCITY_FIELD in method.capabilities else ITEMS
 
 
-class _Precisions(TorchDispatchMode):
+class _Precisions(OperatorMode):
     """The floating dtypes that come out of the operators inside: autocast shows here and nowhere else."""
 
     def __init__(self) -> None:
@@ -213,7 +216,7 @@ def audited(tried: Subject) -> None:
     """Sample once and look at every operator. Raises ValueError when evaluations would be missed: see :mod:`fmbench.flows.audit`."""
     flow = tried.method
     with (
-        torch.compiler.set_stance("force_eager"),
+        uncompiled(),
         counting(flow.networks(), tried.noise.ndim) as count,
         auditing(count, flow) as audit,
     ):
