@@ -65,7 +65,7 @@ def add(add: Add) -> None:
         "--model",
         nargs="*",
         action="extend",
-        help="task/entry, folder or file.py:Class; every bundled entry when left out",
+        help="task/entry, folder, hf:owner/name@revision or file.py:Class; every bundled entry when left out",
     )
     p.add_argument("--out", type=Path, default=Path("runs"), help="folder for results and tables (default: runs)")
     for field in dataclasses.fields(Options):

@@ -38,6 +38,9 @@ class Options:
     compile: str = option("none", "torch.compile the network; not ranked unless none", choices=COMPILE)
     channels_last: bool = option(False, "memory format of images, nothing for vectors; not ranked")
     overwrite: bool = option(False, "evaluate again what is already there")
+    trust_remote_code: bool = option(
+        False, "run the code of models that are hf:owner/name@COMMIT; recorded in the result"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

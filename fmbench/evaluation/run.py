@@ -162,7 +162,7 @@ def run(
     for done, one in enumerate(planned, start=1):
         try:
             with foreign(), isolated():
-                model = None if one.model is None else one.model.load(device)
+                model = None if one.model is None else one.model.load(device, options.trust_remote_code)
             results.append(evaluate_one(spec, one.task, model, options, out, report))
         except (ValueError, FileNotFoundError) as error:
             errors.append(f"{one.name}: {said(error)}")
@@ -183,6 +183,7 @@ def evaluate(
     compile: str = "none",
     channels_last: bool = False,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> list[Result]:
     """Evaluate a loaded model, or the model a string names, on a benchmark; one Result per task it applies to.
 
@@ -193,13 +194,13 @@ def evaluate(
     Raises ValueError in one line when the benchmark has no task of the model, for options out of range, and for a model that fails its trial.
     """
     spec = protocol.read(benchmark)
-    options = Options(device, batch_size, limit, seed_set, dtype, compile, channels_last, overwrite)
+    options = Options(device, batch_size, limit, seed_set, dtype, compile, channels_last, overwrite, trust_remote_code)
     options.check(spec)
     place = resolve_device(device)
     if isinstance(model, str):
         named = resolve(model)
         with foreign(), isolated():
-            model = named.load(place)
+            model = named.load(place, trust_remote_code)
     if model.task.name not in spec.tasks:
         raise ValueError(f"{model.name} is for task {model.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
     _require_own_name(model)

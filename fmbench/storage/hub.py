@@ -85,7 +85,7 @@ def _download(repo: str, revision: str, filename: str, what: str, endpoint: str,
                 repo_type="dataset",
                 revision=revision,
                 endpoint=endpoint,
-                library_name=LIBRARY,
+                **LIBRARY,
                 tqdm_class=bar,  # type: ignore[arg-type]
             )
             return Path(path)

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fmbench.storage.failures import answered, causes, disk_full, is_disk_full, root_line
+from fmbench.version import __version__
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-LIBRARY = "fmbench"
-"""What the Hub counts downloads under."""
+LIBRARY: dict[str, Any] = {"library_name": "fmbench", "library_version": __version__}
+"""What the client says it works for: the Hub counts downloads by it."""
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 

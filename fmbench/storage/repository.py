@@ -70,7 +70,7 @@ def commit_of(address: Address) -> str:
     from huggingface_hub import HfApi
 
     with talking(str(address)):
-        api = HfApi(endpoint=endpoint(), library_name=LIBRARY)
+        api = HfApi(endpoint=endpoint(), **LIBRARY)
         commit = str(api.resolve_revision(address.repo, revision=address.revision).resolved)
         if not _COMMIT.fullmatch(commit):
             raise ValueError(f"{commit!r:.60} is no commit")
@@ -98,7 +98,7 @@ def listing(address: Address) -> dict[str, Listed]:
         try:
             rows = get_cached_repo_tree(address.repo, revision=address.revision)
         except CachedRepoTreeNotFoundError:
-            api = HfApi(endpoint=endpoint(), library_name=LIBRARY)
+            api = HfApi(endpoint=endpoint(), **LIBRARY)
             tree = api.list_repo_tree(address.repo, recursive=True, revision=address.revision)
             rows = list(islice((row for row in tree if isinstance(row, RepoFile)), MOST_FILES + 1))
         found = {str(row.path): Listed(int(row.size), row.lfs.sha256 if row.lfs else None) for row in rows}
@@ -168,7 +168,7 @@ def _download(address: Address, names: Collection[str], most: int) -> None:
                     revision=address.revision,
                     allow_patterns=sorted(names),
                     endpoint=endpoint(),
-                    library_name=LIBRARY,
+                    **LIBRARY,
                     tqdm_class=bar,  # type: ignore[arg-type]
                 )
                 return

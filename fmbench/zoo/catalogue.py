@@ -11,10 +11,10 @@ from pathlib import Path
 from fmbench import registry
 from fmbench.records.metric import METRICS
 from fmbench.records.names import check_entry_name
-from fmbench.records.recipe import Recipe, read
+from fmbench.records.recipe import Recipe, Weights, read
 from fmbench.registry import UnknownName, nearest
 from fmbench.storage.bundled import data_folder
-from fmbench.zoo import weight_file
+from fmbench.zoo import sources, weight_file
 
 CHECKPOINT = ".checkpoint.pt"
 """What a training that is not finished leaves in the folder of its entry."""
@@ -45,8 +45,9 @@ class Entry:
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
         with _hint(self.folder):
-            weight_file.require_size(self.folder / pinned.file, pinned)
-            return weight_file.read_header(self.folder / pinned.file)
+            path = self._weight_file(pinned)
+            weight_file.require_size(path, pinned)
+            return weight_file.read_header(path)
 
     def read_weights(self) -> bytes:
         """The verified content of the weight file. Raises ValueError naming the hash expected and the hash found."""
@@ -54,7 +55,32 @@ class Entry:
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
         with _hint(self.folder):
-            return weight_file.read_pinned(self.folder / pinned.file, pinned)
+            return weight_file.read_pinned(self._weight_file(pinned), pinned)
+
+    def _weight_file(self, pinned: Weights) -> Path:
+        """The file beside the recipe; where there is none, that of the source the recipe names, which is downloaded on first use."""
+        beside = self.folder / pinned.file
+        return beside if pinned.source is None or beside.exists() else sources.fetch_weights(pinned)
+
+    def fetch(self) -> Entry:
+        """The entry, its weights on this machine. Raises what :func:`fmbench.zoo.sources.fetch_weights` raises."""
+        if self.recipe.weights is not None:
+            self._weight_file(self.recipe.weights)
+        return self
+
+    @property
+    def where(self) -> str:
+        """In words, where the weights are and whether they are on this machine; nothing is read or asked for."""
+        pinned = self.recipe.weights
+        if pinned is None:
+            return "not trained yet" if self.recipe.net else "closed form, no weights"
+        size = f"{pinned.bytes / 1e6:.2f} MB"
+        if (self.folder / pinned.file).is_file():
+            return f"{size}, here"
+        if pinned.source is None:
+            return f"{size}, missing in {self.folder}"
+        here = "here" if sources.place(pinned) else f"not on this machine: fmbench fetch {self.name}"
+        return f"{size}, {pinned.source.partition('@')[0]}, {here}"
 
 
 @contextmanager
