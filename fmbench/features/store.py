@@ -65,6 +65,11 @@ def _cached(task: Task, extractor: Extractor, cache: Path | None, suffix: str) -
     return folder / (key(pixel_sha256(task.target), extractor) + suffix)
 
 
+def statistics_file(task: Task, extractor: Extractor) -> Path:
+    """Where the cache keeps the reference statistics of a task, whether they are there or not."""
+    return _cached(task, extractor, None, STATISTICS)
+
+
 def stream_statistics(batches: Iterator[Tensor], extractor: Extractor, clip: bool = False) -> Statistics:
     """Float64 statistics of the features of batches of images, one batch in memory at a time.
 

@@ -125,8 +125,11 @@ def explain(error: Exception, what: str) -> Exception:
 
 
 @contextmanager
-def talking(what: str) -> Iterator[None]:
-    """Inside, only the client is called; whatever it raises becomes the one line of :func:`explain`, its warnings are not printed."""
+def talking(what: str, writing: bool = False) -> Iterator[None]:
+    """Inside, only the client is called; whatever it raises becomes the one line of :func:`explain`, its warnings are not printed.
+
+    With ``writing``, an answer that refuses the user speaks of the token.
+    """
     from huggingface_hub.utils import logging
 
     level = logging.get_verbosity()
@@ -138,6 +141,10 @@ def talking(what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(cause := next((e for e in causes(error) if isinstance(e, TooMuch)), None), TooMuch):
             raise TooMuch(f"{what}: {cause}") from None
+        if writing and (status := status_of(error)) in (401, 403):
+            raise PermissionError(
+                f"{what}: {endpoint()} lets you not write there ({status}); {LOGIN} to one that may write"
+            ) from error
         raise explain(error, what) from error
     finally:
         logging.set_verbosity(level)

@@ -177,7 +177,7 @@ def _results_table(result: Result, task: Task) -> str:
     """A table in Markdown, a row for each sampler: what was evaluated how often, and the first metrics with their intervals."""
     first = primary_metric(result, task)
     measured = {name: None for row in result.rows for name, e in row.metrics.items() if e.value is not None}
-    ordered = dict.fromkeys([*([first] if first else []), *measured])
+    ordered = sorted(measured, key=lambda name: name != first)
     names = [name for name in ordered if name in METRICS and METRICS[name].column][:COLUMNS]
     heads = ["sampler", "NFE", *(f"{METRICS[name].label} ({METRICS[name].better})" for name in names)]
     lines = [heads, [":---", "---:", *("---:" for _ in names)]]

@@ -11,9 +11,10 @@ from pathlib import Path
 from fmbench import registry
 from fmbench.records.metric import METRICS
 from fmbench.records.names import check_entry_name
-from fmbench.records.recipe import Recipe, Weights, read
+from fmbench.records.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
 from fmbench.storage.bundled import data_folder
+from fmbench.storage.cache import cache_root
 from fmbench.zoo import sources, weight_file
 
 CHECKPOINT = ".checkpoint.pt"
@@ -45,7 +46,7 @@ class Entry:
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
         with _hint(self.folder):
-            path = self._weight_file(pinned)
+            path = self.weights_here()
             weight_file.require_size(path, pinned)
             return weight_file.read_header(path)
 
@@ -55,18 +56,17 @@ class Entry:
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
         with _hint(self.folder):
-            return weight_file.read_pinned(self._weight_file(pinned), pinned)
+            return weight_file.read_pinned(self.weights_here(), pinned)
 
-    def _weight_file(self, pinned: Weights) -> Path:
-        """The file beside the recipe; where there is none, that of the source the recipe names, which is downloaded on first use."""
+    def weights_here(self) -> Path:
+        """The weight file beside the recipe; where there is none, that of the source the recipe names, downloaded on first use.
+
+        Raises what :func:`fmbench.zoo.sources.fetch_weights` raises.
+        """
+        pinned = self.recipe.weights
+        assert pinned is not None
         beside = self.folder / pinned.file
         return beside if pinned.source is None or beside.exists() else sources.fetch_weights(pinned)
-
-    def fetch(self) -> Entry:
-        """The entry, its weights on this machine. Raises what :func:`fmbench.zoo.sources.fetch_weights` raises."""
-        if self.recipe.weights is not None:
-            self._weight_file(self.recipe.weights)
-        return self
 
     @property
     def where(self) -> str:
@@ -106,15 +106,22 @@ def open_folder(folder: Path, name: str | None = None) -> Entry:
         recipe = read(folder / "recipe.toml")
     if name is None:
         place = folder.resolve()
-        is_bundled = place.parent.parent == data_folder("zoo").resolve()
+        is_bundled = place.parent.parent in (data_folder("zoo").resolve(), imported_zoo().resolve())
         entry = place.name if is_bundled else check_entry_name(place.name, "the folder of an entry")
         name = f"{place.parent.name if is_bundled else recipe.task}/{entry}"
     return Entry(name, folder, recipe)
 
 
+def imported_zoo() -> Path:
+    """The folder of entries that were imported in a bundle, laid out like the zoo."""
+    return cache_root() / "zoo"
+
+
 def _zoo() -> dict[str, Path]:
-    root = data_folder("zoo")
-    return {f"{path.parts[-3]}/{path.parts[-2]}": path.parent for path in sorted(root.glob("*/*/recipe.toml"))}
+    """Name -> folder, of what comes with the package, and of imported entries with other names."""
+    roots = (imported_zoo(), data_folder("zoo"))
+    found = {"/".join(path.parts[-3:-1]): path.parent for root in roots for path in root.glob("*/*/recipe.toml")}
+    return dict(sorted(found.items()))
 
 
 def locate(spec: str) -> tuple[Path, str | None]:
@@ -125,8 +132,10 @@ def locate(spec: str) -> tuple[Path, str | None]:
     if not spec.strip() or "\0" in spec:
         raise ValueError(f"{spec!r} names no entry; give task/entry or a folder")
     folder, bundled = Path(spec), data_folder("zoo") / spec
-    is_folder = (folder / "recipe.toml").is_file()
-    is_bundled = bool(_NAME.fullmatch(spec)) and (bundled / "recipe.toml").is_file()
+    is_folder, is_name = (folder / "recipe.toml").is_file(), bool(_NAME.fullmatch(spec))
+    if is_name and not (bundled / "recipe.toml").is_file():
+        bundled = imported_zoo() / spec
+    is_bundled = is_name and (bundled / "recipe.toml").is_file()
     if is_bundled and is_folder and folder.resolve() != bundled.resolve():
         raise ValueError(
             f"{spec!r} is both a zoo entry and a folder here; write ./{spec} for the folder, {bundled} for the entry"
