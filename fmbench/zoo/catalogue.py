@@ -121,7 +121,7 @@ def _zoo() -> dict[str, Path]:
     """Name -> folder, of what comes with the package, and of imported entries with other names."""
     roots = (imported_zoo(), data_folder("zoo"))
     found = {"/".join(path.parts[-3:-1]): path.parent for root in roots for path in root.glob("*/*/recipe.toml")}
-    return dict(sorted(found.items()))
+    return {name: found[name] for name in sorted(found, key=lambda name: name.split("/"))}
 
 
 def locate(spec: str) -> tuple[Path, str | None]:
@@ -186,3 +186,8 @@ def list_tasks() -> list[str]:
 def list_metrics() -> list[str]:
     """Names of the registered metrics."""
     return list(METRICS)
+
+
+def list_all() -> list[str]:
+    """Names of the bundled entries, feature extractors included."""
+    return list(_zoo())
