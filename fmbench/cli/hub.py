@@ -1,4 +1,4 @@
-"""fmbench fetch, pin, push and bundle."""
+"""fmbench fetch, pin, push, convert and bundle."""
 
 from __future__ import annotations
 
@@ -120,6 +120,24 @@ def cmd_import(args: argparse.Namespace) -> int:
     return DONE
 
 
+def cmd_convert(args: argparse.Namespace) -> int:
+    """A pickled checkpoint as safetensors."""
+    from fmbench.zoo.convert import convert
+
+    if not args.i_trust_this_file:
+        raise UsageError(
+            f"{args.file} is a pickle, which can hold a program; if you know who made it, add --i-trust-this-file"
+        )
+    done = convert(args.file, args.output or args.file.with_suffix(".safetensors"), args.part)
+    if args.json:
+        print_json({"file": str(done.path), "sha256": done.sha256, "tensors": done.tensors, "dropped": done.dropped})
+    else:
+        print(
+            f"{done.path}: {len(done.tensors)} tensors, {len(done.dropped)} other values dropped, SHA-256 {done.sha256}"
+        )
+    return DONE
+
+
 def add(add: Add) -> None:
     """The commands."""
     p = add("fetch", cmd_fetch, "download models, datasets and extractors, checked, for work without a network")
@@ -144,6 +162,12 @@ def add(add: Add) -> None:
         "--dataset", help="owner/name of the dataset that scores are filed under (default: that of the task)"
     )
     p.add_argument("--task", help="task of a file.py:Class")
+
+    p = add("convert", cmd_convert, "turn a pickled checkpoint that you trust into safetensors")
+    p.add_argument("file", type=Path, help=".pt, .pth, .ckpt or .bin, as torch.save writes it")
+    p.add_argument("--i-trust-this-file", action="store_true", help="you know who made it")
+    p.add_argument("--part", help="the table in it to take, as ema or state_dict.net (default: everything)")
+    p.add_argument("-o", "--output", type=Path, help="default: the same name with .safetensors")
 
 
 def add_bundle(add: Add, commands: Any) -> None:

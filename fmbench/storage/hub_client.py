@@ -113,7 +113,8 @@ def explain(error: Exception, what: str) -> Exception:
     if status is not None and status >= 400:
         busy = "set HF_TOKEN or HF_ENDPOINT (a mirror)"
         return answered(status, f"{where}: {what}", denied=LOGIN, gone="check the revision", busy=busy)
-    if comes_from(errors.LocalEntryNotFoundError, errors.RevisionResolutionError):
+    unreachable = any(type(e).__name__ == "ConnectError" for e in causes(error))
+    if unreachable or comes_from(errors.LocalEntryNotFoundError, errors.RevisionResolutionError):
         return ConnectionError(
             f"{what} is not on this machine and {where} cannot be reached ({reason}); go online, or set HF_ENDPOINT to a mirror"
         )

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from fmbench.progress import progress_bars
 from fmbench.storage.failures import disk_full
@@ -90,14 +91,12 @@ def listing(address: Address) -> dict[str, Listed]:
 
     Raises ValueError for more than :data:`MOST_FILES`, and in one line what the client raises.
     """
-    from huggingface_hub import HfApi, get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
+    rows = _listed_before(address)
     with talking(str(address)):
-        try:
-            rows = get_cached_repo_tree(address.repo, revision=address.revision)
-        except CachedRepoTreeNotFoundError:
+        if rows is None:
             api = HfApi(endpoint=endpoint(), **LIBRARY)
             tree = api.list_repo_tree(address.repo, recursive=True, revision=address.revision)
             rows = list(islice((row for row in tree if isinstance(row, RepoFile)), MOST_FILES + 1))
@@ -105,6 +104,17 @@ def listing(address: Address) -> dict[str, Listed]:
     if len(rows) > MOST_FILES:
         raise ValueError(f"{address} holds more than {MOST_FILES:,} files, so it is no entry; nothing was downloaded")
     return found
+
+
+def _listed_before(address: Address) -> list[Any] | None:
+    """What the client keeps of an earlier listing, None where it has none."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        return get_cached_repo_tree(address.repo, revision=address.revision)
+    except CachedRepoTreeNotFoundError:
+        return None
 
 
 def snapshot_folder(address: Address) -> Path:

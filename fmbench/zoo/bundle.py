@@ -159,15 +159,12 @@ def _manifest(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) 
         schema = content.get("schema") if isinstance(content, dict) else None
         raise ValueError(f"its manifest is of schema {schema!r:.40}, and this version reads {SCHEMA}")
     rows: dict[str, str] = {}
-    for row in content["files"]:
-        path, size, digest = row["path"], row["bytes"], row["sha256"]
-        if not (
-            isinstance(path, str)
-            and isinstance(digest, str)
-            and path not in rows
-            and set(row) == {"path", "bytes", "sha256"}
-        ):
+    for row in content["files"] if isinstance(content["files"], list) else [content["files"]]:
+        if not isinstance(row, dict) or set(row) != {"path", "bytes", "sha256"} or not isinstance(row["path"], str):
             raise ValueError(f"its manifest has a row that is none: {row!r:.100}")
+        path, size, digest = row["path"], row["bytes"], row["sha256"]
+        if path in rows:
+            raise ValueError(f"its manifest has {shown(path)} twice")
         _require_place(path, MANIFEST)
         member = members.get(path)
         if member is None or member.file_size != size:

@@ -106,7 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "cut-after":
             self.close_connection = True
             return
-        self.send(self.ranged(answer), kind)
+        with contextlib.suppress(ConnectionError):  # the client has seen enough
+            self.send(self.ranged(answer), kind)
 
     def received(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
