@@ -102,12 +102,13 @@ class Handler(BaseHTTPRequestHandler):
                 answer = refused(int(kind), "", f"status {kind}")
             else:
                 answer = hub.contents.answer(self.command, parts.path, dict(parse_qsl(parts.query)), self.headers, body)
+                answer = self.ranged(answer)
             hub.log.append((self.command, self.path, answer.status))
         if kind == "cut-after":
             self.close_connection = True
             return
         with contextlib.suppress(ConnectionError):  # the client has seen enough
-            self.send(self.ranged(answer), kind)
+            self.send(answer, kind)
 
     def received(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
