@@ -21,6 +21,7 @@ MOVED = {
     "fmbench.features.loading": "fmbench.zoo.extractors",
     "fmbench.files": "fmbench.storage.files",
     "fmbench.methods.classifier": "fmbench.features.classifier",
+    "fmbench.metrics.base": "fmbench.metrics.legacy",
     "fmbench.metrics.info": "fmbench.records.metric",
     "fmbench.model": "fmbench.zoo.model",
     "fmbench.pictures": "fmbench.zoo.pictures",

@@ -34,6 +34,19 @@ class MyMethod(VelocityMethod):
         return error.square().mean()
 '''
 ENTRY = "gaussian-moons/cfm"
+PROTOCOL = """
+name = "own"
+version = 1
+summary = "for tests"
+tasks = ["gaussian-moons"]
+samples = 64
+seeds = [0]
+samplers = [{ solver = "euler", steps = 2 }]
+metrics = ["wasserstein2"]
+flow = { samples = 8, steps = 4, probes = 8, probe_steps = 4 }
+latency = { batches = [1], seconds = 0.0 }
+rank = { vector = "wasserstein2", steps = 2 }
+"""
 
 
 def run(*words):
@@ -156,6 +169,35 @@ def test_wrong_usage_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*words)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('vector = "wasserstein2"', 'vector = "wasserstein3"', "[rank]: vector: unknown metric 'wasserstein3'"),
+        ('metrics = ["wasserstein2"]', 'metrics = ["wasserstein3"]', "unknown metric 'wasserstein3'"),
+        ('solver = "euler"', 'solver = "eulr"', "unknown solver 'eulr'"),
+        ('"gaussian-moons"', '"gaussian-mons"', "unknown task 'gaussian-mons'"),
+        ("samples = 64", "samples = 0", "samples must be at least 1"),
+    ],
+)
+def test_a_fault_in_a_protocol_file_exits_with_1_whatever_it_is(old, new, words, tmp_path, monkeypatch, capsys):
+    """The command was right; what the file says is not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(PROTOCOL.replace(old, new))
+    assert old in PROTOCOL
+    assert run("run", "own.toml", "--out", "o") == 1
+    assert words in one_line(capsys)
+
+
+def test_the_help_of_limit_says_what_is_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run("run", "--help")
+    assert "at most those of the benchmark" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(PROTOCOL)
+    assert run("run", "own.toml", "--limit", 65, "--out", "o") == 1
+    assert "limit 65 is more than the 64 samples" in one_line(capsys)
 
 
 def test_debug_shows_the_traceback():

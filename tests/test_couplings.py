@@ -19,6 +19,7 @@ from fmbench.paths.couplings import (
     exact_pairs,
     gibbs_weights,
 )
+from fmbench.transport.exact import simplex
 
 
 def batch(n: int, dim: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -61,6 +62,47 @@ def test_exact_pairs_match_all_permutations() -> None:
     i, j = exact_pairs(x0, x1)
     every = min(total(x0, x1, i, torch.tensor(p)) for p in itertools.permutations(range(6)))
     assert total(x0, x1, i, j) == pytest.approx(every, rel=1e-9)
+
+
+def test_exact_pairs_are_those_of_the_simplex_in_every_dimension() -> None:
+    for dim in (2, 8, 16, 64):
+        for seed in range(20):
+            x0, x1 = batch(48, dim, seed)
+            assert exact_pairs(x0, x1)[1].tolist() == simplex(costs(x0, x1)).partners.tolist()
+
+
+def paired(x0: Tensor, x1: Tensor, labels: Tensor, j: Tensor) -> list[bytes]:
+    return [*(row.numpy().tobytes() for row in x1[j]), labels[j].numpy().tobytes(), x0.numpy().tobytes()]
+
+
+@pytest.mark.parametrize("tie", ["drawn twice", "another label", "signed zero", "source"])
+def test_equal_points_leave_the_batch_that_the_simplex_would_make(tie: str) -> None:
+    """A data set drawn with replacement: which of two equal points is taken changes no pair, unless they differ in label or sign of zero."""
+    random, permutations = generator(5), 0
+    for seed in range(30):
+        x0, data = batch(64, 16, seed)
+        index = torch.randint(32, (64,), generator=random)
+        x1, labels = data[index], index % 10
+        if tie == "another label":
+            labels = torch.arange(64)
+        if tie == "signed zero":
+            x1[:, 0] = torch.where(torch.arange(64) % 2 == 0, 0.0, -0.0)
+        if tie == "source":
+            x0[:8] = x0[8:16]
+        _, j = exact_pairs(x0, x1, labels)
+        former = torch.from_numpy(simplex(costs(x0, x1)).partners)
+        assert paired(x0, x1, labels, j) == paired(x0, x1, labels, former)
+        permutations += j.tolist() != former.tolist()
+    # Only what is drawn twice is left to the faster solver, whose choice among equal points is another one.
+    assert (permutations > 0) == (tie == "drawn twice")
+
+
+def test_exact_pairs_of_undefined_points_are_an_error() -> None:
+    for dim in (2, 16):
+        x0, x1 = batch(6, dim)
+        x1[3, 1] = float("nan")
+        with pytest.raises(RuntimeError, match="did not reach the optimum"):
+            exact_pairs(x0, x1)
 
 
 @pytest.mark.parametrize("far", [1e4, 1e8, 1e12])

@@ -51,7 +51,7 @@ def tiny(tmp_path):
 def facts(r):
     """A result without what legitimately differs between runs: clocks and memory."""
     content = r.to_json() if dataclasses.is_dataclass(r) else dict(r)
-    for key in ("seconds", "created", "peak_memory_bytes", "environment", "retired", "runs"):
+    for key in ("seconds", "phases", "created", "peak_memory_bytes", "environment", "retired", "runs"):
         content.pop(key, None)
     content["cost"].pop("memory", None)
     for row in content["rows"]:
@@ -213,10 +213,10 @@ def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
 
 def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
     """A crash after the first sampler leaves its units; the next run does not sample them again."""
-    from fmbench.evaluation import evaluation
+    from fmbench.evaluation import produce
 
     out, calls = tmp_path / "out", []
-    original = evaluation.generate
+    original = produce.generate
 
     def counted(method, draws, sampler, *more):
         calls.append(sampler.solver)
@@ -224,7 +224,7 @@ def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(method, draws, sampler, *more)
 
-    monkeypatch.setattr(evaluation, "generate", counted)
+    monkeypatch.setattr(produce, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
         run(tiny, [ENTRY], out)
     assert calls == ["euler"] * 3 + ["heun"] * 2
@@ -404,6 +404,6 @@ def test_every_registered_metric_is_described_and_gives_a_number_or_a_reason():
     assert set(estimates) == set(METRICS)
     for name, estimate in estimates.items():
         assert (estimate.value is None) == bool(estimate.reason), name
-    vectors_only = {name for name, i in METRICS.items() if "image" not in i.kinds}
+    vectors_only = {name for name, i in METRICS.items() if {"vector", "w2_squared"} & set(i.needs)}
     # The oracle of a finite set ends in points, which have no density.
     assert {name for name, e in estimates.items() if e.value is None} == {*vectors_only, "bits_per_dimension"}

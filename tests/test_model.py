@@ -101,7 +101,9 @@ def test_by_file_with_trained_weights(own: str, tiny_recipe, tmp_path: Path) -> 
     train(tiny_recipe("digits", spec), tmp_path / "entries" / "digits" / "learned")
     with pytest.raises(ValueError, match=r"which entry of .*Learned\? trained here: .*learned, .*learned-cond; move"):
         load(spec, task="digits")
-    with pytest.raises(ValueError, match=r"runs code from .*own\.py:Learned; say so with -m"):
+    with pytest.raises(
+        ValueError, match=r"runs code from .*own\.py:Learned; say so: give .*own\.py:Learned as the model"
+    ):
         load(str(tmp_path / "entries" / "gaussian-8gaussians" / "learned"))
 
 

@@ -25,6 +25,8 @@ from fmbench.records.recipe import (
 from fmbench.registry import TASKS
 from fmbench.zoo import catalogue
 
+MNIST_OT_CFM = "5c223584f38152322f4459a0b1765b0e265d170bd26578ff83efe95cee5db093"
+"""Identity of the recipe that made the pinned weights of mnist/ot-cfm."""
 GOOD: dict[str, Any] = {
     "task": "mixture-2d",
     "method": {"name": "cfm", "sigma": 0.1},
@@ -121,6 +123,23 @@ def test_closed_recipes_survive_the_round_trip(name: str) -> None:
 def test_what_calls_itself_closed_has_the_network_and_budget_of_its_task(path: Path) -> None:
     recipe = read(path)
     require_closed(recipe, TASKS.resolve(recipe.task)(), str(path))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
+def test_precision_is_free_in_the_closed_division(precision: str) -> None:
+    """A CPU without units for bfloat16 takes thirteen times as long with it: a recipe may leave that out, or to the device."""
+    task = TASKS.resolve("mnist")()
+    recipe = override(closed(task, "cfm"), {"train.precision": precision})
+    assert recipe.division == "closed"
+    require_closed(recipe, task, "r")
+    assert parse(tomllib.loads(recipe.to_toml())).identity() == recipe.identity()
+
+
+def test_the_choice_of_precision_by_the_device_changes_no_recipe_that_made_its_own() -> None:
+    pinned = read(catalogue.data_folder("zoo") / "mnist" / "ot-cfm" / "recipe.toml")
+    assert pinned.train.precision == "bfloat16"
+    assert pinned.identity() == MNIST_OT_CFM
+    assert override(pinned, {"train.precision": "auto"}).identity() != pinned.identity()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import fmbench
@@ -20,6 +21,7 @@ from fmbench.evaluation.plan import plan
 from fmbench.evaluation.run import evaluate, run
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.foreign import ForeignError, foreign, said
+from fmbench.metrics.evidence import of_samples
 from fmbench.records import protocol, result
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
@@ -93,7 +95,7 @@ def method(folder, name, top="", forward="", build=""):
 
 def facts(result):
     content = json.loads(json.dumps(result.to_json()))
-    for key in ("seconds", "created", "peak_memory_bytes", "cost", "environment"):
+    for key in ("seconds", "phases", "created", "peak_memory_bytes", "cost", "environment"):
         del content[key]
     for row in content["rows"]:
         del row["latency"]
@@ -150,7 +152,7 @@ def test_latency_and_cost_that_cannot_be_measured_lose_no_row(tiny, tmp_path, mo
     def fail(*_, **__):
         raise KeyError("no clock")
 
-    monkeypatch.setattr("fmbench.evaluation.cost.costs.sweep", fail)
+    monkeypatch.setattr("fmbench.evaluation.timing.one_batch", fail)
     monkeypatch.setattr("fmbench.evaluation.cost.costs.flops_per_call", fail)
     _, found = fmbench.evaluate(ENTRY, tiny, out=tmp_path / "out")
     assert result.read(tmp_path / "out/results/tiny/gaussian-moons/cfm.json") == found
@@ -178,7 +180,7 @@ def test_latency_and_cost_that_cannot_be_measured_lose_no_row(tiny, tmp_path, mo
 def test_a_metric_that_misbehaves_is_null_with_the_reason(returned, words, monkeypatch):
     changed = dataclasses.replace(METRICS["wasserstein2"], measure=lambda _: returned())
     monkeypatch.setattr("fmbench.evaluation.scoring.METRICS", {"wasserstein2": changed})
-    found = attempt("wasserstein2", "vector", [None])
+    found = attempt("wasserstein2", [of_samples(np.zeros((2, 2)), np.ones((2, 2)))])
     assert found.value is None
     assert found.reason.startswith("could not be computed: ")
     assert words in found.reason
@@ -196,14 +198,14 @@ def test_the_keywords_of_evaluate_and_the_flags_of_run_are_the_options():
     assert keywords == {"out": None, **FIELDS}
     flags = vars(cli.parser().parse_args(["run", "quick"]))
     assert {name: flags[name] for name in FIELDS} == FIELDS
-    assert set(flags) - set(FIELDS) == {"command", "json", "debug", "call", "benchmark", "model", "out"}
+    assert set(flags) - set(FIELDS) == {"command", "json", "debug", "call", "benchmark", "model", "out", "profile"}
 
 
 def test_every_option_reaches_the_run_from_both_sides(tiny, tmp_path, monkeypatch):
     other = {"batch_size": 7, "limit": 20, "seed_set": 2, "dtype": "bfloat16", "overwrite": True, "device": "cpu"}
     seen = []
     monkeypatch.setattr(
-        "fmbench.evaluation.run.evaluate_one", lambda spec, task, model, options, out, *_: seen.append(options)
+        "fmbench.evaluation.run.evaluate_one", lambda spec, task, model, options, out, *_, **__: seen.append(options)
     )
     evaluate(ENTRY, tiny, **other)
     flags = [

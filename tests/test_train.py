@@ -318,20 +318,6 @@ def test_a_checkpoint_of_another_teacher_is_not_continued(zoo: Path, tmp_path: P
     assert weights(tmp_path / "entry") == weights(train(recipe, tmp_path / "straight"))
 
 
-def test_conditional_reflow_is_refused_or_labelled(zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
-    """Pairs carry no labels: a conditional student would never see one and still be sampled with them."""
-    recipe = tiny_recipe(
-        "digits", "reflow", conditional=True, teacher="digits/tiny-conditional", **{"method.pairs": 256}
-    )
-    try:
-        out = train(recipe, tmp_path / "student")
-    except ValueError:
-        return
-    before = load_file(zoo / "digits" / "tiny-conditional" / WEIGHTS)["net.embedding.weight"]
-    after = load_file(out / WEIGHTS)["net.embedding.weight"]
-    assert ((after - before).abs().amax(dim=1) > 1e-5)[:10].all()  # every class is trained, beyond weight decay
-
-
 def test_another_budget_cannot_be_trained_as_closed(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match=r"entry.recipe.toml: division is closed, but net\.\w+ is"):
         train(tiny_recipe(TASK, "cfm", division="closed"), tmp_path / "entry")

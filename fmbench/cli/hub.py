@@ -110,13 +110,15 @@ def cmd_import(args: argparse.Namespace) -> int:
     """Import a bundle after everything in it has been checked."""
     from fmbench.zoo import bundle
 
-    done = bundle.load(args.file, statistics=not args.no_statistics)
+    done = bundle.load(args.file, features=not args.no_features)
     if args.json:
         print_json({"added": done.added, "there": done.there, "unverified": done.unverified})
         return DONE
     print(f"{len(done.added)} files added, {len(done.there)} were there already")
     if done.unverified:
-        print(f"{len(done.unverified)} reference statistics were taken as they are; --no-statistics leaves them out")
+        print(
+            f"{len(done.unverified)} files of reference features were taken as they are; --no-features leaves them out"
+        )
     return DONE
 
 
@@ -180,4 +182,6 @@ def add_bundle(add: Add, commands: Any) -> None:
     p.add_argument("--all", action="store_true", help="all benchmarks with their data, extractors and entries")
     p = add("import", cmd_import, "check a bundle and put everything in its place", parts)
     p.add_argument("file", type=Path, help="the zip file")
-    p.add_argument("--no-statistics", action="store_true", help="leave reference statistics out and compute them here")
+    p.add_argument(
+        "--no-features", action="store_true", help="leave features of reference images out and compute them here"
+    )

@@ -19,6 +19,7 @@ def cmd_run(args: argparse.Namespace) -> int:
     from fmbench.evaluation.run import run
     from fmbench.records import protocol
     from fmbench.report.build import build_leaderboard
+    from fmbench.report.profile import print_profile
     from fmbench.report.terminal import print_results
 
     options = Options(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)})
@@ -31,7 +32,7 @@ def cmd_run(args: argparse.Namespace) -> int:
         def report(name: str, _done: int, _steps: int) -> None:
             progress.update(bar, description=name)
 
-        def finished(done: int) -> None:
+        def finished(done: float) -> None:
             progress.update(bar, completed=done)
 
         models = [one.model for one in planned if one.model is not None]
@@ -52,6 +53,8 @@ def cmd_run(args: argparse.Namespace) -> int:
         print_results(outcome.results, folder=args.out)
         if written:
             print("leaderboard: " + ", ".join(str(path) for path in written))
+    if args.profile and not args.json:
+        print_profile(outcome.results)
     failed = errors or [r for r in outcome.results if any(row.failed for row in r.rows)]
     return FAILED if failed else DONE
 
@@ -68,6 +71,7 @@ def add(add: Add) -> None:
         help="task/entry, folder, hf:owner/name@revision or file.py:Class; every bundled entry when left out",
     )
     p.add_argument("--out", type=Path, default=Path("runs"), help="folder for results and tables (default: runs)")
+    p.add_argument("--profile", action="store_true", help="also print where the time went (in --json: phases)")
     for field in dataclasses.fields(Options):
         add_option(p, field)
 
@@ -83,5 +87,5 @@ def add_option(p: argparse.ArgumentParser, field: dataclasses.Field) -> None:
     if "choices" in facts:
         flag["choices"] = facts["choices"]
     if "kind" in facts:
-        flag["type"] = whole(facts["least"])
+        flag["type"] = whole(facts["least"], facts.get("words", ()))
     p.add_argument("--" + field.name.replace("_", "-"), **flag)

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -43,16 +43,19 @@ def setting(text: str) -> tuple[str, Any]:
     return key, read["v"] if len(read) == 1 else value
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """An argument type: a whole number of at least ``least``."""
+def whole(least: int, words: Sequence[str] = ()) -> Callable[[str], Any]:
+    """An argument type: a whole number of at least ``least``, or one of some ``words``."""
 
-    def number(text: str) -> int:
+    def number(text: str) -> int | str:
+        if text in words:
+            return text
         try:
             value = int(text)
         except ValueError:
             value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+            allowed = "".join(f", or {word}" for word in words)
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}{allowed}, got {text!r}")
         return value
 
     return number

@@ -169,7 +169,9 @@ def add(add: Add) -> None:
         "--processes", type=positive, default=1, help="processes that share every batch, one per GPU on CUDA"
     )
     p.add_argument("--accumulate", type=positive, default=1, help="parts every batch is evaluated in, to save memory")
-    p.add_argument("--precision", choices=("float32", "bf16", "bfloat16"), help="sets train.precision of the recipe")
+    p.add_argument(
+        "--precision", choices=("float32", "bf16", "bfloat16", "auto"), help="sets train.precision of the recipe"
+    )
     p.add_argument(
         "--checkpoint-minutes", type=not_negative, default=1.0, help="minutes between checkpoints (default: 1)"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,3 +86,16 @@ def accelerate_net(method: Flow, options: Acceleration) -> None:
     vars(net).pop("forward", None)
     if options != Acceleration():
         net.forward = Forward(net, options)
+
+
+@contextmanager
+def accelerated(method: Flow, acceleration: Acceleration) -> Iterator[None]:
+    """The method's network accelerated inside, plain afterwards: reference solves and Jacobians stay in full precision."""
+    if acceleration == Acceleration():
+        yield
+        return
+    accelerate_net(method, acceleration)
+    try:
+        yield
+    finally:
+        accelerate_net(method, Acceleration())

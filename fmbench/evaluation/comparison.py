@@ -188,7 +188,7 @@ def read_comparison(given: Files) -> Comparison:
     points, facts = read_samples(given.samples, definition.shape, given.key, given.value_range)
     _check_range(given, [(given.samples, facts), *sides])
     _check_count(points, given.samples)
-    if given.extractor is not None and definition.kind != "image":
+    if given.extractor is not None and "image" not in definition.space.provides:
         raise ValueError(
             f"--extractor {given.extractor} is for images, and {given.samples} holds vectors; leave it out"
         )

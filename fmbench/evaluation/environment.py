@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -37,7 +38,6 @@ def git_commit() -> str | None:
 def describe(device: torch.device) -> dict[str, Any]:
     """Versions, device and threads of this process."""
     import numpy
-    import ot
     import scipy
 
     return {
@@ -47,7 +47,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
-        "pot": ot.__version__,
+        "pot": version("pot"),
         "platform": platform.platform(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmbench.evaluation import environment, units
-from fmbench.evaluation.acceleration import Acceleration, accelerate_net
-from fmbench.evaluation.cost.costs import model_cost, sampler_latency
+from fmbench.evaluation import environment
+from fmbench.evaluation.acceleration import accelerated
+from fmbench.evaluation.cost.costs import model_cost
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
+from fmbench.evaluation.produce import UNIT, Order, identity_of, merged, sampled
 from fmbench.evaluation.scoring import Scorer
+from fmbench.evaluation.timing import Book, Wish, timing_key
+from fmbench.evaluation.units import Unit, stored
+from fmbench.evaluation.witness import witness_of
 from fmbench.execution.foreign import ForeignError, foreign
+from fmbench.execution.stopwatch import Stopwatch
 from fmbench.features import Extractor
-from fmbench.flows.flow import Flow
 from fmbench.noise import BLOCK
-from fmbench.records.names import check_name
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
+from fmbench.shapes import Points
 from fmbench.storage.files import sha256
 from fmbench.tasks.base import Task
-from fmbench.zoo.model import Model, device_of, generate
+from fmbench.zoo.model import Model, device_of
 
-UNIT = 8 * BLOCK
-"""Samples per unit."""
 DATA = "data"
 """Name of the anchor entry of fresh real samples."""
 
@@ -52,22 +53,33 @@ def unfit(model: Model, sampler: Sampler) -> str | None:
     return model.method.accepts(sampler)
 
 
-@contextmanager
-def accelerated(method: Flow, acceleration: Acceleration) -> Iterator[None]:
-    """The method's network accelerated inside, plain afterwards: reference solves and Jacobians stay in full precision."""
-    if acceleration == Acceleration():
-        yield
-        return
-    accelerate_net(method, acceleration)
-    try:
-        yield
-    finally:
-        accelerate_net(method, Acceleration())
+@dataclass(frozen=True)
+class Clocked(Extractor):
+    """A feature extractor whose time counts as that of features."""
+
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @classmethod
+    def of(cls, extractor: Extractor, watch: Stopwatch) -> Clocked:
+        """The extractor with a watch."""
+        return cls(**vars(extractor), watch=watch)
+
+    def outputs(self, images: Points, clip: bool = True) -> tuple[Any, Any]:
+        """See :meth:`fmbench.features.extractor.Extractor.outputs`."""
+        with self.watch.phase("features"):
+            return super().outputs(images, clip)
 
 
 @dataclass
 class Evaluation:
-    """One model (or real data, ``model`` None) on one task of a protocol."""
+    """One model (or real data, ``model`` None) on one task of a protocol.
+
+    Attributes:
+        units: folder of stored samples, None to store none.
+        book: latencies that are known.
+        watch: counts the seconds of its phases from when it was made: trial, sampling, features, core (metrics of samples), flow (reference
+            solve and metrics of the flow), latency, cost.
+    """
 
     spec: Protocol
     task: Task
@@ -76,6 +88,8 @@ class Evaluation:
     units: Path | None
     extractor: Extractor | None
     report: Report = quiet
+    book: Book = field(default_factory=Book)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -101,28 +115,31 @@ class Evaluation:
             "acceleration": dataclasses.asdict(self.options.acceleration),
         }
 
-    def unit(self, sampler: Sampler, seed: int, start: int, stop: int) -> units.Unit:
-        """One unit, from its file when there is one."""
+    def order(self, sampler: Sampler, seed: int, start: int, stop: int, named: str = "") -> Order:
+        """The order for some samples; ``named`` is the string that names the model in another process."""
+        assert self.model is not None
+        options, device = self.options, str(device_of(self.model.method))
+        whose = (named, identity_of(self.model), self.task.name)
+        return Order(*whose, sampler, seed, start, stop, options.batch_size, device, options.acceleration)
 
-        def make() -> units.Unit:
-            assert self.model is not None
-            draws, labels = self.model.draws(start, stop, seed), self.model.labels(start, stop, seed)
-            with foreign():
-                made = generate(self.model.method, draws, sampler, labels, self.options.batch_size, self.task.shape)
-            return units.Unit(made.samples, dict(made.evaluations.rows))
-
-        if self.units is None:
-            return make()
-        name = check_name(f"{sampler.label}-s{seed}-{start}-{stop}.safetensors", "a unit of samples")
-        return units.stored(self.units / name, (stop - start, *self.task.shape), make)
-
-    def samples(self, sampler: Sampler, seed: int) -> tuple[Tensor, dict[str, int]]:
-        """All samples of a sampler and seed, and their evaluation counts."""
+    def orders(self, sampler: Sampler, seed: int, named: str = "") -> list[Order]:
+        """The orders for all samples of a sampler and seed."""
         n = self.options.samples(self.spec)
-        parts = [self.unit(sampler, seed, start, min(start + UNIT, n)) for start in range(0, n, UNIT)]
-        purposes = dict.fromkeys(purpose for part in parts for purpose in part.counts)
-        counts = {purpose: sum(part.counts.get(purpose, 0) for part in parts) for purpose in purposes}
-        return torch.cat([part.samples for part in parts]), counts
+        return [self.order(sampler, seed, start, min(start + UNIT, n), named) for start in range(0, n, UNIT)]
+
+    def unit(self, order: Order) -> Unit:
+        """The unit of an order, from its file when there is one."""
+        model = self.model
+        assert model is not None
+        with self.watch.phase("sampling"):
+            if self.units is None:
+                return sampled(model, order)
+            shape = (order.stop - order.start, *self.task.shape)
+            return stored(self.units / order.file, shape, lambda: sampled(model, order))
+
+    def samples(self, sampler: Sampler, seed: int) -> Unit:
+        """All samples of a sampler and seed, and their evaluation counts."""
+        return merged([self.unit(order) for order in self.orders(sampler, seed)])
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -138,29 +155,58 @@ class Evaluation:
         empty = Row(sampler.solver, sampler.steps, sampler.guidance, {}, {})
         if (reason := unfit(self.model, sampler)) is not None:
             return dataclasses.replace(empty, metrics=scorer.missing(reason))
-        contexts, total, counts = [], [], {"network": 0, "guidance": 0}
+        parts = []
         for seed in self.options.seeds(self.spec):
             try:
-                samples, made = self.samples(sampler, seed)
+                made = self.samples(sampler, seed)
             except ForeignError as error:
                 return self._failed(empty, str(error))
-            bad = int((~samples.isfinite()).flatten(1).any(dim=1).sum())
+            bad = int((~made.samples.isfinite()).flatten(1).any(dim=1).sum())
             if bad:
-                return self._failed(empty, f"{bad} of {len(samples)} samples are NaN or infinite (seed {seed})")
-            first = seed == self.options.seeds(self.spec)[0] and sampler.guidance == 1
-            contexts.append(scorer.context(samples, seed, endpoints if first else None))
-            total.append(samples)
-            counts = {key: counts.get(key, 0) + made.get(key, 0) for key in {**counts, **made}}
-        everything = torch.cat(total)
+                return self._failed(empty, f"{bad} of {len(made.samples)} samples are NaN or infinite (seed {seed})")
+            parts.append(made)
+        everything = merged(parts)
+        counts, n = {"network": 0, "guidance": 0, **everything.counts}, len(everything.samples)
         return Row(
             solver=sampler.solver,
             steps=sampler.steps,
             guidance=sampler.guidance,
-            nfe={key: value / len(everything) for key, value in counts.items()},
-            metrics=scorer.score(contexts),
-            latency={**sampler_latency(self.model, sampler, self.spec.latency), **self.how()} if timed else None,
-            samples={"n": len(everything), "sha256": sha256(everything.numpy())},
+            nfe={key: value / n for key, value in counts.items()},
+            metrics=self._scored(scorer, [part.samples for part in parts], self._ends(sampler, endpoints)),
+            latency=self.latency(sampler) if timed else None,
+            samples={"n": n, "sha256": sha256(everything.samples.numpy())},
+            witness=witness_of(parts[0].samples),
         )
+
+    @staticmethod
+    def _ends(sampler: Sampler, endpoints: Tensor | None) -> Tensor | None:
+        """Ends of the reference solve for a sampler that follows the same field, which a guided one does not."""
+        return endpoints if sampler.guidance == 1 else None
+
+    def _scored(
+        self, scorer: Scorer, samples: Sequence[Tensor], endpoints: Tensor | None = None, real: bool = False
+    ) -> dict[str, Estimate]:
+        """The metrics of samples, a set for each evaluation seed; the ends of the reference solve belong to the first."""
+        with self.watch.phase("core"):
+            ends = [endpoints, *[None] * (len(samples) - 1)]
+            drawn = zip(samples, self.options.seeds(self.spec), ends, strict=False)
+            return scorer.score([scorer.evidence(x, seed, end, real) for x, seed, end in drawn])
+
+    def wish(self, sampler: Sampler) -> Wish:
+        """The latency of a sampler, under the name of what it depends on."""
+        assert self.model is not None
+        device, how = str(device_of(self.model.method)), self.options.acceleration
+        return Wish(timing_key(self.model, sampler, self.spec.latency["batches"], device, how), self.model, sampler)
+
+    def latency(self, sampler: Sampler) -> dict[str, Any]:
+        """Latency of a sampler, out of the book or measured now: nothing else should load the machine meanwhile."""
+        assert self.model is not None
+        device, how = str(device_of(self.model.method)), self.options.acceleration
+        try:
+            with self.watch.phase("latency"):
+                return self.book.fill([self.wish(sampler)], self.spec.latency, device, how)[0]
+        except ForeignError as error:
+            return {"failed": str(error)}
 
     def paired_row(self, sampler: Sampler, endpoints: Tensor | None, names: Sequence[str]) -> Row:
         """Metrics that look at the first noises of the first seed only, for which no others are sampled. Raises ForeignError."""
@@ -171,11 +217,10 @@ class Evaluation:
             return dataclasses.replace(row, metrics=scorer.missing(reason))
         seed = self.options.seeds(self.spec)[0]
         n = min(self.options.samples(self.spec), -(-self.spec.flow["samples"] // BLOCK) * BLOCK)
-        samples = self.unit(sampler, seed, 0, n).samples
+        samples = self.unit(self.order(sampler, seed, 0, n)).samples
         if not bool(samples.isfinite().all()):
             raise ForeignError(f"samples of {sampler.label} are NaN or infinite (seed {seed})")
-        context = scorer.context(samples, seed, endpoints if sampler.guidance == 1 else None)
-        return dataclasses.replace(row, metrics=scorer.score([context]))
+        return dataclasses.replace(row, metrics=self._scored(scorer, [samples], self._ends(sampler, endpoints)))
 
     def accelerated_row(self, sampler: Sampler, *args: Any, **kwargs: Any) -> Row:
         """:meth:`row` with the network accelerated as the options say; a network that cannot be is a failed row."""
@@ -188,39 +233,38 @@ class Evaluation:
                 return self._failed(Row(sampler.solver, sampler.steps, sampler.guidance, {}, {}), str(error))
             return self.row(sampler, *args, **kwargs)
 
-    def how(self) -> dict[str, str]:
-        """Precision and compilation that the network itself cannot tell."""
-        used = self.options.acceleration
-        return {} if used == Acceleration() else {"dtype": used.dtype, "compile": used.compile}
-
     def _failed(self, row: Row, reason: str) -> Row:
         return dataclasses.replace(row, metrics=self.scorer.missing("the samples failed"), failed=reason)
 
     def data_row(self, names: Sequence[str] | None = None) -> Row:
         """Real samples scored like a model: held-out images once, or fresh draws for every seed."""
         scorer = self.scorer if names is None else dataclasses.replace(self.scorer, metrics=names)
-        seeds = self.options.seeds(self.spec)[: 1 if self.task.finite else None]
-        drawn = [self.scorer.real(seed, "data") for seed in seeds]
-        contexts = [self.scorer.context(x, seed, real=True) for x, seed in zip(drawn, seeds, strict=True)]
+        seeds = self.task.distinct(self.options.seeds(self.spec))
+        drawn = [self.task.anchor(self.scorer.samples, seed) for seed in seeds]
         everything = torch.cat(drawn)
         digest = {"n": len(everything), "sha256": sha256(everything.numpy())}
-        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, scorer.score(contexts), None, digest)
+        estimates = self._scored(scorer, drawn, real=True)
+        return Row("none", None, 1.0, {"network": 0.0, "guidance": 0.0}, estimates, None, digest)
 
     def flow_scorer(self, names: Sequence[str] | None = None) -> FlowScorer:
         """The flow metrics of the model, all or those named; a limited run solves no more trajectories than it samples."""
         samples, seed = self.options.samples(self.spec), self.options.seeds(self.spec)[0]
         metrics = self.spec.metrics if names is None else names
         flow = self.options.flow(self.spec)
-        return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size)
+        return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size, self.task)
 
-    def cost(self) -> dict[str, Any]:
-        """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails."""
-        if self.model is None:
+    def cost(self, timed: bool = True) -> dict[str, Any]:
+        """Operations, memory and energy with the first sampler that the model allows; nothing for real data or a model that fails.
+
+        Nothing either where it is not ``timed`` on a GPU: the energy of its board is that of all who use it.
+        """
+        if self.model is None or not (timed or device_of(self.model.method).type == "cpu"):
             return {}
         fitting = [sampler for sampler in self.spec.samplers if unfit(self.model, sampler) is None]
         if not fitting:
             return {"parameters": self.model.parameters, "reason": "no sampler of the protocol fits the model"}
-        return model_cost(self.model, fitting[0], self.spec.latency["batches"][-1])
+        with self.watch.phase("cost"):
+            return model_cost(self.model, fitting[0], self.spec.latency["batches"][-1])
 
     def conditions(self) -> dict[str, Any]:
         """Where and how this runs."""
@@ -234,10 +278,8 @@ class Evaluation:
         """What a result says about the protocol."""
         return {"name": self.spec.name, "version": self.spec.version, "sha256": self.spec.sha256}
 
-    def result(
-        self, rows: Sequence[Row], flow: Mapping[str, Estimate], cost: Mapping[str, Any], began: float
-    ) -> Result:
-        """A result of numbers that were measured since ``began``, a reading of the monotonic clock."""
+    def result(self, rows: Sequence[Row], flow: Mapping[str, Estimate], cost: Mapping[str, Any]) -> Result:
+        """A result of numbers that were measured since this was made."""
         return Result(
             benchmark=self.benchmark(),
             task={"name": self.task.name, "version": self.task.version, "kind": self.task.kind},
@@ -251,7 +293,8 @@ class Evaluation:
             samples_per_seed=self.options.samples(self.spec),
             environment=self.conditions(),
             peak_memory_bytes=process_peak(),
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(self.watch.total, 3),
+            phases={name: round(seconds, 3) for name, seconds in self.watch.seconds.items()},
             created=now(),
         )
 

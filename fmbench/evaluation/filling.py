@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fmbench.evaluation.acceleration import Acceleration
+from fmbench.evaluation.cost.costs import sampler_mflop
 from fmbench.evaluation.evaluation import Evaluation
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.wanted import Wanted
+from fmbench.evaluation.witness import field_witness
 from fmbench.execution.foreign import ForeignError
 from fmbench.records.file import own_run
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
+from fmbench.records.sidecar import Witness
 
 TOLERANCE = 1e-3
 """Relative difference between two measurements of one number: the same weights give samples that differ in their last bits between machines."""
@@ -68,7 +70,8 @@ class Filling:
 
     def _endpoints(self, names: Sequence[str]) -> Any:
         """Ends of the reference solve, where a metric looks at them."""
-        return self.flows.endpoints() if any(METRICS[name].first_seed for name in names) else None
+        with self.run.watch.phase("flow"):
+            return self.flows.endpoints() if any(METRICS[name].first_seed for name in names) else None
 
     def _drawn(self, sampler: Sampler, names: Sequence[str], timed: bool) -> Row:
         if self.run.model is None:
@@ -79,12 +82,14 @@ class Filling:
         """A draw with all its metrics; what there is of it is not measured again."""
         everything, held = list(self.want.keys), self.rows.get(name)
         if held is None or (held.failed is not None and self.want.lacks(held)):
-            made = self._drawn(sampler, everything, timed=True)
-            return dataclasses.replace(made, id=name, run=NEW, metrics=_keyed(made.metrics, self.want.keys))
+            made = self._drawn(sampler, everything, timed=bool(self.want.batches))
+            keyed = _keyed(made.metrics, self.want.keys)
+            return dataclasses.replace(made, id=name, run=NEW, metrics=keyed, mflop=self._mflop(sampler, made))
         names, timed = self.want.lacks(held), self.want.timed(held)
         kept = {n: e for n, e in held.metrics.items() if n in self.want.keys and n not in names}
-        if not names and timed:
-            return dataclasses.replace(held, metrics={n: kept[n] for n in everything})
+        if not names:
+            whole = dataclasses.replace(held, metrics={n: kept[n] for n in everything})
+            return whole if timed else self._timed(sampler, whole)
         plain = self.run.options.acceleration == Acceleration()
         if timed and plain and self.run.model is not None and all(METRICS[n].first_seed for n in names):
             made = self.run.paired_row(sampler, self._endpoints(names), names)
@@ -93,7 +98,22 @@ class Filling:
             made = self._checked(held, made, sampler, list(kept))
         what = f"{self.run.name}, {sampler.label}"
         metrics = united(kept, _keyed(made.metrics, self.want.keys), everything, what)
-        return dataclasses.replace(held, metrics=metrics, latency=held.latency if timed else made.latency)
+        return dataclasses.replace(
+            held,
+            metrics=metrics,
+            latency=held.latency if timed else made.latency,
+            mflop=self._mflop(sampler, held) if held.mflop is None else held.mflop,
+            witness=held.witness or made.witness,
+        )
+
+    def _mflop(self, sampler: Sampler, row: Row) -> float | None:
+        """Operations per sample of a row with samples of a model."""
+        return sampler_mflop(self.run.model, sampler, row.total_nfe) if self.run.model and row.samples else None
+
+    def _timed(self, sampler: Sampler, held: Row) -> Row:
+        """A row with the times that it lacks, for which nothing is sampled."""
+        mflop = self._mflop(sampler, held) if held.mflop is None else held.mflop
+        return dataclasses.replace(held, latency=self.run.latency(sampler), mflop=mflop)
 
     def _checked(self, held: Row, made: Row, sampler: Sampler, kept: list[str]) -> Row:
         """What was measured on samples that are those of the file, or of which all numbers agree with it. Raises ValueError."""
@@ -115,26 +135,37 @@ class Filling:
             if same and self.held
             else {}
         )
-        new = _keyed(self.flows.score(), self.want.flow_keys) if self.flows.metrics else {}
+        with self.run.watch.phase("flow"):
+            new = _keyed(self.flows.score(), self.want.flow_keys) if self.flows.metrics else {}
         return united(old, new, list(self.want.flow_keys), self.run.name)
 
     def cost(self) -> Mapping[str, Any]:
         """Operations, memory, energy: again when the first draw is another."""
         first = next(iter(self.want.draws))
         kept = self.held is not None and self.held.rows[0].id == first and self.held.cost
-        return kept or self.run.cost()
+        return kept or self.run.cost(timed=bool(self.want.batches))
 
     def filled(self) -> Result:
         """The whole result. Raises ValueError in one line for a number that is disputed."""
-        began, total = time.monotonic(), len(self.want.draws) + 1
+        total = len(self.want.draws) + 1
         self.run.report(self.run.name, 0, total)
         flow, rows = self.flow(), []
         for index, (name, sampler) in enumerate(self.want.draws.items()):
             if self.run.model is not None:
                 self.run.report(self.run.name, index + 1, total)
             rows.append(self.row(name, sampler))
-        made = dataclasses.replace(self.run.result(rows, flow, self.cost(), began), flow_id=self.want.flow)
+        made = dataclasses.replace(
+            self.run.result(rows, flow, self.cost()),
+            flow_id=self.want.flow,
+            flow_witness=self._flow_witness(),
+            codes=() if self.held is None else self.held.codes,
+        )
         return joined(self.held, made)
+
+    def _flow_witness(self) -> Witness | None:
+        """Of the field that the metrics of the flow were measured on."""
+        held = self.held if self.held is not None and self.held.flow_id == self.want.flow else None
+        return (held and held.flow_witness) or field_witness(self.run.model, self.run.options.seeds(self.run.spec)[0])
 
 
 def retired(held: Result, made: Result) -> dict[str, dict[str, Any]]:
@@ -165,16 +196,28 @@ def _with_runs(made: Result, name: Callable[[str], str]) -> Result:
     return dataclasses.replace(made, rows=rows, flow=renamed(made.flow))
 
 
+def _longer(facts: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run that took as long as two."""
+    phases = [one.get("phases", {}) for one in (facts, more)]
+    both = {
+        name: round(sum(one.get(name, 0.0) for one in phases), 3) for name in dict.fromkeys((*phases[0], *phases[1]))
+    }
+    return {**facts, "seconds": round(facts["seconds"] + more["seconds"], 3), "phases": both}
+
+
 def joined(held: Result | None, made: Result) -> Result:
     """A filled result that says of every number in which run it was made; its own run is that of the first draws."""
     if held is None:
         return _with_runs(made, lambda run: "")
     old, new = own_run(held.to_json()), own_run(made.to_json())
-    own, other = (new, old) if all(row.run == NEW for row in made.rows) else (old, new)
+    replaced = all(row.run == NEW for row in made.rows)
+    own, other = (new, old) if replaced else (old, new)
     called = {NEW: new.name, "": old.name}
     named = _with_runs(made, lambda run: called.get(run, run))
     tables = [*(row.metrics for row in named.rows), named.flow]
     used = {row.run for row in named.rows} | {e.run for table in tables for e in table.values()}
     runs = {name: facts for name, facts in {**held.runs, other.name: other.facts}.items() if name in used - {own.name}}
     final = _with_runs(named, lambda run: "" if run == own.name else run)
-    return dataclasses.replace(final, runs=runs, retired=retired(held, made), **own.facts)
+    # A run of clocks alone made no number: its time counts with the run that it completes.
+    facts = own.facts if replaced or new.name in used else _longer(own.facts, new.facts)
+    return dataclasses.replace(final, runs=runs, retired=retired(held, made), **{"phases": {}, **facts})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +13,15 @@ from torch import Tensor
 from fmbench.evaluation.scoring import attempt
 from fmbench.execution.checked import guarded_field
 from fmbench.execution.foreign import ForeignError, foreign, isolated
-from fmbench.flows.flow import DENSITY, EXACT_DENSITY, FLOW_MAP, VELOCITY, Flow, device_of
-from fmbench.metrics.flow import FlowContext, Trajectories, concatenate, reference_solve
-from fmbench.metrics.jacobian import jacobian_product
-from fmbench.metrics.probe import ExactDensity, Probe
-from fmbench.noise import draw
+from fmbench.flows.flow import EXACT_DENSITY, FEATURES, FLOW_MAP, LABELS, VELOCITY, Flow, device_of
+from fmbench.metrics.evidence import Evidence
+from fmbench.metrics.flow import Trajectories, concatenate, reference_solve
+from fmbench.metrics.jacobian import has_derivative
+from fmbench.metrics.reference import Part
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
 from fmbench.shapes import Condition, Labels, Points, Velocity
-from fmbench.tasks.mixture import MixtureVelocity
+from fmbench.tasks.base import Task
 from fmbench.zoo.model import Model
 
 
@@ -35,6 +36,7 @@ class FlowScorer:
         flow: ``samples`` and ``steps`` of the reference solve, ``probes`` and ``probe_steps`` of the probe.
         samples: samples per seed, for the transport cost of one-step maps.
         batch_size: trajectories at a time.
+        task: of real data, which no model tells; that of the model unless given.
     """
 
     model: Model | None
@@ -43,6 +45,7 @@ class FlowScorer:
     flow: Mapping[str, int]
     samples: int
     batch_size: int
+    task: Task | None = None
 
     @cached_property
     def method(self) -> Flow | None:
@@ -65,7 +68,7 @@ class FlowScorer:
             with torch.no_grad():
                 if torch.equal(field(few + step, times), field(few - step, times)):
                     return True
-            return bool(jacobian_product(field, few, times, torch.ones_like(few))[1].any())
+            return has_derivative(field, few, times)
         except (ValueError, RuntimeError):
             return True  # the metric that differentiates says what is wrong
 
@@ -84,66 +87,75 @@ class FlowScorer:
         return solve
 
     @cached_property
-    def solved(self) -> tuple[Trajectories | None, str | None]:
-        """The reference solve, None without a velocity field or when it failed, and then the reason."""
-        if self.model is None or self.method is None:
-            return None, None
-        try:
+    def _solved(self) -> Part:
+        def solve() -> Trajectories:
+            assert self.model is not None
             with foreign("the reference solve failed"), isolated():
-                return self._solve(self.model), None
-        except ForeignError as error:
-            return None, str(error)
+                return self._solve(self.model)
+
+        return Part(solve)
 
     def endpoints(self) -> Points | None:
         """Where the reference solve ends; None without one."""
-        solve, _ = self.solved
-        return None if solve is None else solve.stop
+        try:
+            return None if self.method is None else self._solved.get().stop
+        except ForeignError:
+            return None
+
+    def _looked_at(self, make: Callable[[Any], Any]) -> Part:
+        """A part made with what a field is looked at from; nothing of a field whose reference solve fails is."""
+
+        def made() -> Any:
+            self._solved.get()
+            with foreign("the field could not be looked at"), isolated():
+                return make(self._start)
+
+        return Part(made)
 
     @cached_property
-    def probe(self) -> Probe | None:
-        """The field seen from the first ``probes`` noises and as many real points; None without a field."""
-        if self.model is None or self.method is None:
-            return None
-        method, task, device = self.method, self.model.task, device_of(self.method)
-        n = self.flow["probes"]
-        labels = self.model.labels(0, n, self.seed)
-        data, data_labels = self._real(n)
-        source, target = task.source_mixture, task.target_mixture
-        x0 = self.model.noise(0, n, self.seed).to(device)
-        derivatives = self._differentiable(x0, labels)
-        return Probe(
-            velocity=self._field(labels, derivatives),
-            x0=x0,
-            steps=self.flow["probe_steps"],
-            seed=self.seed,
-            data=data.to(device),
-            data_velocity=self._field(data_labels, derivatives),
-            data_log_density=target.log_prob(data.flatten(1)).numpy() if target and not task.finite else None,
-            source_log_density=task.source_log_density(),
-            oracle=MixtureVelocity(source, target).to(device) if source and target else None,
-            levels=task.levels,
-            has_density=DENSITY in method.capabilities,
-        )
-
-    def _real(self, n: int) -> tuple[Points, Labels | None]:
-        """``n`` fresh real points, with their labels for a class-conditional model."""
+    def _start(self) -> tuple[Points, Labels | None, bool]:
+        """The first ``probes`` noises on the flow's device, their labels, and whether the field can be differentiated there."""
         assert self.model is not None
-        heldout = self.model.task.heldout
-        if not self.model.task.finite:
-            return draw(heldout.sample, 0, n, self.seed, "data"), None
-        labels = draw(lambda k, g: heldout.sample_labelled(k, g)[1], 0, n, self.seed, "data")  # type: ignore[attr-defined]
-        return draw(heldout.sample, 0, n, self.seed, "data"), labels if self.model.conditional else None
+        n, device = self.flow["probes"], device_of(self.model.method)
+        x0, labels = self.model.noise(0, n, self.seed).to(device), self.model.labels(0, n, self.seed)
+        return x0, labels, self._differentiable(x0, labels)
 
     @cached_property
-    def density(self) -> ExactDensity | None:
-        """The flow's own log density with fresh real points, None unless it is exact."""
-        if self.model is None or EXACT_DENSITY not in self.model.method.capabilities:
-            return None
-        flow, task, device = self.model.method, self.model.task, device_of(self.model.method)
-        data, labels = self._real(self.flow["probes"])
-        cond, target = None if labels is None else Condition(labels.to(device)), task.target_mixture
+    def _real(self) -> tuple[Points, Labels | None]:
+        """Fresh real points, with their labels for a class-conditional model."""
+        assert self.model is not None
+        points, labels = self.model.task.unseen(self.flow["probes"], self.seed)
+        return points, labels if LABELS in self.model.method.capabilities else None
+
+    def _of_field(self) -> dict[str, Any]:
+        """Parts of a velocity field."""
+        return {
+            "trajectories": self._solved,
+            "cost": Part(lambda: self._solved.get().cost),
+            "velocity": self._looked_at(lambda at: self._field(at[1], at[2])),
+            "x0": self._looked_at(lambda at: at[0]),
+            "data_velocity": self._looked_at(lambda at: self._field(self._real[1], at[2])),
+        }
+
+    def _of_map(self) -> dict[str, Any]:
+        """|Z1 - Z0|^2 of a map, from its own samples of the first seed."""
+
+        def cost() -> Any:
+            assert self.model is not None
+            stop = self.model.sample(self.samples, seed=self.seed, batch_size=self.batch_size)
+            moved = stop.flatten(1).double() - self.model.noise(0, self.samples, self.seed).flatten(1).double()
+            return moved.square().sum(dim=1).numpy()
+
+        return {"cost": Part(cost)}
+
+    def _of_density(self) -> dict[str, Any]:
+        """The flow's own log density."""
+        assert self.model is not None
+        flow, device = self.model.method, device_of(self.model.method)
 
         def log_density(x: Points) -> Tensor:
+            labels = self._real[1]
+            cond = None if labels is None else Condition(labels.to(device))
             with foreign("log density"), torch.no_grad():
                 found = flow.log_density(x.to(device), cond)  # type: ignore[operator]
             if not isinstance(found, Tensor) or found.shape != (len(x),):
@@ -152,31 +164,29 @@ class FlowScorer:
                 )
             return found.detach()
 
-        known = target.log_prob(data.flatten(1)).numpy() if target and not task.finite else None
-        return ExactDensity(log_density, data, known, task.levels, self.seed)
+        return {EXACT_DENSITY: log_density}
 
-    def _cost(self) -> Tensor | None:
-        """|Z1 - Z0|^2 of a map, from its own samples of the first seed."""
-        if self.model is None or FLOW_MAP not in self.model.method.capabilities:
-            return None
-        stop = self.model.sample(self.samples, seed=self.seed, batch_size=self.batch_size)
-        moved = stop.flatten(1).double() - self.model.noise(0, self.samples, self.seed).flatten(1).double()
-        return moved.square().sum(dim=1)
+    def evidence(self) -> Evidence:
+        """What the metrics of the flow see."""
+        task = self.task or (self.model.task if self.model else None)
+        parts: dict[str, Any] = {name: Part(make) for name, make in (task.provided() if task else {}).items()}
+        if self.model is None or task is None:
+            return Evidence(parts, task.space.provides if task else (), who="real data")
+        flow = self.model.method
+        for capability, of in ((FLOW_MAP, self._of_map), (VELOCITY, self._of_field), (EXACT_DENSITY, self._of_density)):
+            if capability in flow.capabilities:
+                parts |= of()
+        parts |= {
+            "steps": self.flow["probe_steps"],
+            "data": Part(lambda: self._real[0].to(device_of(flow))),
+            "data_log_density": Part(lambda: task.known_log_density(self._real[0]), optional=True),
+        }
+        if "oracle" in parts:
+            parts["oracle"] = Part(lambda made=parts["oracle"]: made.get().to(device_of(flow)))
+        marks = {*task.space.provides, *(flow.capabilities - {FEATURES})}
+        return Evidence(parts, marks, seed=self.seed, kind=task.kind)
 
     def score(self) -> dict[str, Estimate]:
-        """Every flow metric; one that does not apply or fails is null with the reason, and a failed solve fails them all."""
-        names = [name for name in self.metrics if METRICS[name].scope == "flow"]
-        if self.model is None:
-            return {name: Estimate.missing("real samples are not transported from anywhere") for name in names}
-        try:
-            solve, failed = self.solved
-            if failed is not None:
-                raise ForeignError(failed)
-            with foreign("the field could not be looked at"), isolated():
-                probe, cost = self.probe, self._cost() if solve is None else None
-        except ForeignError as error:
-            return {name: Estimate.missing(str(error)) for name in names}
-        costs = solve.cost if solve is not None else None if cost is None else cost.numpy()
-        task = self.model.task
-        context = FlowContext(solve, costs, task.w2_squared, probe, self.density)
-        return {name: attempt(name, task.kind, [context]) for name in names}
+        """Every flow metric; one that does not apply or fails is null with the reason, and a failed solve fails all that look at the field."""
+        evidence = self.evidence()
+        return {name: attempt(name, [evidence]) for name in self.metrics if METRICS[name].scope == "flow"}

@@ -79,5 +79,5 @@ def migrate(folder: Path) -> Moved:
             if made is not None:
                 written.append(made.save(folder / "results"))
         except (ValueError, FileNotFoundError) as error:
-            problems.append(f"{path} stays as it is: {said(error)}")
+            problems.append(f"{path} stays as it is: {said(error).removeprefix(f'{path}: ')}")
     return Moved(written, problems)

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmbench.evaluation.acceleration import COMPILE, DTYPES, Acceleration
+from fmbench.execution.executor import usable_threads
 from fmbench.records.protocol import Protocol
 from fmbench.registry import TASKS
+
+AUTO = "auto"
+MOST_WORKERS = 8
+"""Processes that a run starts unless it is told how many: each holds its own libraries, data and features in memory."""
 
 
 def option(default: Any, text: str, **flag: Any) -> Any:
@@ -38,6 +43,13 @@ class Options:
     compile: str = option("none", "torch.compile the network; not ranked unless none", choices=COMPILE)
     channels_last: bool = option(False, "memory format of images, nothing for vectors; not ranked")
     overwrite: bool = option(False, "evaluate again what is already there")
+    workers: int | str = option(
+        AUTO,
+        "processes that share the work; auto: one for every thread of torch, up to 8, for several models on a CPU, else 1",
+        least=1,
+        kind=int,
+        words=(AUTO,),
+    )
     trust_remote_code: bool = option(
         False, "run the code of models that are hf:owner/name@COMMIT; recorded in the result"
     )
@@ -45,9 +57,14 @@ class Options:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, name, facts = getattr(self, field.name), field.name.replace("_", " "), field.metadata
-            if "kind" in facts and not (value is None and field.default is None):
+            if (
+                "kind" in facts
+                and not (value is None and field.default is None)
+                and value not in facts.get("words", ())
+            ):
                 if not isinstance(value, int) or isinstance(value, bool):
-                    raise ValueError(f"{name} must be a whole number, got {value!r}")
+                    words = "".join(f" or {word}" for word in facts.get("words", ()))
+                    raise ValueError(f"{name} must be a whole number{words}, got {value!r}")
                 if value < facts["least"]:
                     raise ValueError(f"{name} must be at least {facts['least']}, got {value}")
             if isinstance(field.default, bool) and not isinstance(value, bool):
@@ -71,8 +88,14 @@ class Options:
             raise ValueError(
                 f"limit {self.limit} is more than the {spec.samples} samples per seed of {spec.name}; leave it out"
             )
-        if self.channels_last and all(TASKS.resolve(task)().kind != "image" for task in spec.tasks):
+        if self.channels_last and not any("image" in TASKS.resolve(task)().space.provides for task in spec.tasks):
             raise ValueError(f"channels last is a memory format of images, and {spec.name} has none; leave it out")
+
+    def processes(self, device: str, models: int) -> int:
+        """How many processes share the work on so many models on a device, a name that :func:`resolve_device` gave."""
+        if isinstance(self.workers, int):
+            return self.workers
+        return min(models, usable_threads(), MOST_WORKERS) if device == "cpu" and models > 1 else 1
 
     def samples(self, spec: Protocol) -> int:
         """Samples per seed."""

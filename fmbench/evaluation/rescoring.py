@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from fmbench.evaluation import environment
-from fmbench.evaluation.against_statistics import score_against
 from fmbench.evaluation.comparison import LEAST, Comparison, Files, read_comparison
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.dialects import Dialect, fid_dialects
+from fmbench.evaluation.references import check_width, stated
 from fmbench.evaluation.scoring import Scorer
 from fmbench.records import protocol
 from fmbench.records.metric import METRICS
 from fmbench.records.names import check_entry_name
+from fmbench.records.needs import SPACE, known, missing
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.registry import UnknownName, nearest
 from fmbench.shapes import Points
@@ -68,7 +69,13 @@ def _metrics(
         raise ValueError(
             f"{', '.join(flow)} cannot be measured on samples alone; evaluate the model with `fmbench run`"
         )
-    return [n for n in names if metrics is not None or task.kind in METRICS[n].kinds], identity
+    return [n for n in names if metrics is not None or _fits(n, task)], identity
+
+
+def _fits(name: str, task: Task) -> bool:
+    """Whether a metric is one of samples in the space of a task."""
+    ours = (need for need in METRICS[name].needs if known(need).of == SPACE)
+    return missing(ours, task.space.provides.__contains__) is None
 
 
 def dialects(
@@ -98,9 +105,9 @@ def dialects(
     compared = read_comparison(Files(samples, task, reference, key, reference_key, value_range, network))
     if compared.statistics is not None:
         raise ValueError(f"FID dialects resize the reference's pictures themselves, and {reference} holds statistics")
-    if compared.task.kind != "image":
+    if "image" not in compared.task.space.provides:
         raise ValueError(f"FID dialects are of images, and {samples} holds vectors")
-    real = compared.task.target.points()[0]  # type: ignore[attr-defined]
+    real = compared.task.real(len(compared.points), 0)
     return fid_dialects(compared.points[:limit], real[:limit], load_extractor(network, device), report=report)
 
 
@@ -110,15 +117,16 @@ def _scored(
     """(whether it is the anchor, samples, estimates), the anchor of real samples first where there is one."""
     task, points = compared.task, compared.points
     loaded = load_extractor(extractor, device) if extractor else None
+    scorer = Scorer(task, names, (0,), len(points), loaded)
     if compared.statistics is not None:
         assert loaded is not None
-        return [(False, points, score_against(points, compared.statistics, loaded, names))]
-    scorer = Scorer(task, names, (0,), len(points), loaded)
+        check_width(points, loaded, compared.statistics)
+        scorer.reference = stated(compared.statistics)
     rows = []
     if anchor:
-        real = scorer.real(0, "data")
-        rows.append((True, real, scorer.score([scorer.context(real, 0, real=True)])))
-    rows.append((False, points, scorer.score([scorer.context(points, 0)])))
+        real = task.anchor(len(points), 0)
+        rows.append((True, real, scorer.score([scorer.evidence(real, 0, real=True)])))
+    rows.append((False, points, scorer.score([scorer.evidence(points, 0)])))
     return rows
 
 
@@ -151,7 +159,7 @@ def score(
     Args:
         samples: see :func:`~fmbench.storage.samples.read_samples`.
         task, reference: what to compare with, exactly one: a registered task, or another file of samples, or a file of ``mu`` and ``sigma``,
-            mean and covariance of the features that ``extractor`` gives of the reference: then ``frechet_distance`` alone is measured.
+            mean and covariance of the features that ``extractor`` gives of the reference: then only what needs no real samples is measured.
         metrics, benchmark: metrics by name, or those of a benchmark; otherwise those that are measured by default.
         extractor: feature extractor for images, the task's own by default.
         key, value_range: see :func:`~fmbench.storage.samples.read_samples`; the range holds for the reference too.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from fmbench.evaluation.acceleration import Acceleration
@@ -71,7 +70,6 @@ class Wanted:
         )
 
 
-@cache
 def _extractor(name: str) -> list[str]:
     """Name of an extractor with what pins its weights."""
     named = resolve_extractor(name)

@@ -72,7 +72,8 @@ def guarded_field(velocity: Velocity, derivatives: bool = True) -> Velocity:
 
     def guarded(x: Points, t: Times) -> Points:
         with foreign("velocity"), steady():
-            if not derivatives and torch._C._functorch.is_functorch_wrapped_tensor(x):  # type: ignore[attr-defined]
+            wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # type: ignore[attr-defined]
+            if not derivatives and (wrapped or (x.requires_grad and torch.is_grad_enabled())):
                 raise ValueError("it switches gradients off inside, so its derivatives come out as zero")
             return field(x, t)
 

@@ -1,4 +1,4 @@
-"""Feature extractors, their features on disk, and reference statistics."""
+"""Feature extractors, their features on disk, and stated statistics of a reference."""
 
 from typing import Any
 

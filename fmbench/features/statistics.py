@@ -1,14 +1,12 @@
-"""Mean and covariance of features: all that the Frechet distance sees of a reference, computed here or stated by somebody else."""
+"""Mean and covariance of features: all that the Frechet distance sees of a reference, as a file states them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from fmbench.metrics.frechet import covariance_factor
-from fmbench.statistics.moments import Moments
 from fmbench.storage.files import sha256
 
 
@@ -19,33 +17,17 @@ class Statistics:
     Attributes:
         mean: of each feature.
         cov: unbiased, symmetric and positive semi-definite up to rounding.
-        n: images they are of, None where nobody says.
-        origin: the file or address they came from, empty when they were computed here.
+        origin: the file they came from.
     """
 
     mean: np.ndarray
     cov: np.ndarray
-    n: int | None = None
     origin: str = ""
 
     @property
     def sha256(self) -> str:
         """Hash of the float64 numbers, mean first."""
         return sha256(np.concatenate([self.mean.ravel(), self.cov.ravel()]))
-
-
-def statistics_of(batches: Iterator[np.ndarray]) -> Statistics:
-    """Statistics of features that come in batches (b, f), one in memory at a time.
-
-    Raises ValueError without features, for one that stands alone, and for values that are not finite.
-    """
-    total: Moments | None = None
-    for features in batches:
-        part = Moments.of(features)
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("no images were given, so there are no statistics")
-    return Statistics(total.mean, total.cov, total.n)
 
 
 def stated_statistics(mu: np.ndarray, sigma: np.ndarray, origin: str) -> Statistics:

@@ -1,7 +1,6 @@
-"""Reference statistics and features computed once, kept on disk, and recomputed when a file does not match its own hash.
+"""Features of reference images computed once, stored on disk, and computed again when a file does not match its own hash.
 
-Statistics are float64 and stream, so memory does not grow with the dataset. Features are spilled to a memory-mapped
-float32 file only by metrics that need every one of them (kernel distance, precision and recall).
+They stream into a memory-mapped float32 file, so that memory does not grow with the dataset.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fmbench.features.extractor import Extractor
-from fmbench.features.statistics import Statistics, statistics_of
-from fmbench.storage import tensors
 from fmbench.storage.cache import cache_root
 from fmbench.storage.failures import writing
 from fmbench.storage.files import file_sha256, fingerprint, write_json
@@ -28,7 +24,6 @@ from fmbench.tasks.base import Distribution, Task
 BATCH = 1000
 FOLDER = "features"
 FEATURES = ".f32"
-STATISTICS = ".statistics.safetensors"
 SEAL = "seal"
 FORMAT = 2
 """Raised when the files of this module change their meaning."""
@@ -58,58 +53,6 @@ def pixel_sha256(source: Distribution) -> str:
 def key(pixels: str, extractor: Extractor) -> str:
     """Name of what an extractor makes of images: hash of the pixels' hash and the extractor's identity, resizing included."""
     return fingerprint({"format": FORMAT, "pixels": pixels, "extractor": extractor.identity})
-
-
-def _cached(task: Task, extractor: Extractor, cache: Path | None, suffix: str) -> Path:
-    folder = cache_root() / FOLDER if cache is None else cache
-    return folder / (key(pixel_sha256(task.target), extractor) + suffix)
-
-
-def statistics_file(task: Task, extractor: Extractor) -> Path:
-    """Where the cache keeps the reference statistics of a task, whether they are there or not."""
-    return _cached(task, extractor, None, STATISTICS)
-
-
-def stream_statistics(batches: Iterator[Tensor], extractor: Extractor, clip: bool = False) -> Statistics:
-    """Float64 statistics of the features of batches of images, one batch in memory at a time.
-
-    Raises ValueError like :meth:`Extractor.outputs`, and when there are fewer than two images.
-    """
-    return statistics_of(extractor.features(batch, clip=clip) for batch in batches)
-
-
-def _read(path: Path) -> Statistics | None:
-    """Stored statistics, None when the file is missing or is not what was written."""
-    found = tensors.read(path)
-    if found is None:
-        return None
-    return Statistics(found.tensors["mean"].numpy(), found.tensors["cov"].numpy(), int(found.facts["n"]))
-
-
-def reference_statistics(task: Task, extractor: Extractor, cache: Path | None = None) -> Statistics:
-    """Mean and covariance of the features of a task's training images, float64.
-
-    Args:
-        task: an image task with a finite target.
-        extractor: of the features.
-        cache: folder, ``features`` in ``FMBENCH_CACHE`` by default. A damaged file is computed again.
-
-    Raises ValueError for a task without finite images or images that the extractor refuses, OSError when the cache cannot be
-    written.
-    """
-    path = _cached(task, extractor, cache, STATISTICS)
-    found = _read(path)
-    if found is not None:
-        return found
-    spilled = _open(_cached(task, extractor, cache, FEATURES))
-    if spilled is None:
-        made = stream_statistics(image_batches(task.target), extractor)
-    else:
-        made = statistics_of(spilled[start : start + BATCH] for start in range(0, len(spilled), BATCH))
-    with writing(path.parent, "reference statistics"):
-        kept = {"mean": torch.from_numpy(made.mean), "cov": torch.from_numpy(made.cov)}
-        tensors.write(path, kept, {"n": str(made.n)})
-    return made
 
 
 def _sealed(stated: dict[str, Any], path: Path) -> str:
@@ -166,6 +109,20 @@ def spill_features(batches: Iterator[Tensor], extractor: Extractor, path: Path, 
     return np.memmap(path, np.float32, "r", shape=(rows, width))
 
 
+def features_file(task: Task, extractor: Extractor, cache: Path | None = None) -> Path:
+    """Where the features of a task's training images are kept, whether they are there or not; their record lies beside them as ``.json``."""
+    folder = cache_root() / FOLDER if cache is None else cache
+    return folder / (key(pixel_sha256(task.target), extractor) + FEATURES)
+
+
 def reference_features(task: Task, extractor: Extractor, cache: Path | None = None) -> np.ndarray:
-    """Features of a task's training images, (n, f) float32, memory-mapped; arguments and errors of the functions above."""
-    return spill_features(image_batches(task.target), extractor, _cached(task, extractor, cache, FEATURES))
+    """Features of a task's training images, (n, f) float32, memory-mapped.
+
+    Args:
+        task: an image task with a finite target.
+        extractor: of the features.
+        cache: folder, ``features`` in ``FMBENCH_CACHE`` by default. A damaged file is computed again.
+
+    Raises ValueError for a task without finite images, and what :func:`spill_features` raises.
+    """
+    return spill_features(image_batches(task.target), extractor, features_file(task, extractor, cache))

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from fmbench.execution.operators import OperatorMode
 from fmbench.flows.evaluations import Evaluations
 
 SHARE = 0.05
@@ -48,7 +48,7 @@ class Audit:
             )
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperatorMode):
     """Sees every operator; ``owners`` names parameters by the address of their memory."""
 
     def __init__(self, count: Evaluations, owners: dict[int, str], audit: Audit) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fmbench.flows import legacy
 from fmbench.noise import Draws
+from fmbench.records.needs import CAPABILITIES
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition, Points
 
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
 VELOCITY, FLOW_MAP, DENSITY, INVERSE, SCORE = "velocity", "flow_map", "density", "inverse", "score"
 EXACT_DENSITY = "exact_density"
 LABELS, GUIDANCE, FEATURES = "labels", "guidance", "features"
-CAPABILITIES = {
-    VELOCITY: "a velocity field v(x, t), whose trajectories can be solved",
-    FLOW_MAP: "a map between two times",
-    DENSITY: "a log density, by solving its trajectories back",
-    EXACT_DENSITY: "a log density of its own, exact",
-    SCORE: "the score of its marginals: a standard normal source independent of the data",
-    INVERSE: "a way from data back to the source",
-    LABELS: "samples of a class that is asked for",
-    GUIDANCE: "guidance by a network that also knows the unconditional field",
-    FEATURES: "features of images, for distances between sets of them",
-}
-"""What a flow may be able to do, in words for reasons."""
 
 
 class Flow(nn.Module, ABC):

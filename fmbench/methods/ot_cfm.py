@@ -21,5 +21,5 @@ class OTCFM(CFM):
 
     def pair(self, batch: Batch, generator: torch.Generator) -> Batch:
         """See the class."""
-        i, j = exact_pairs(batch.x0, batch.x1)
+        i, j = exact_pairs(batch.x0, batch.x1, batch.labels)
         return Batch(batch.x0[i], batch.x1[j], None if batch.labels is None else batch.labels[j])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import effective_trials, wilson_interval
 from fmbench.statistics.samples import checked_samples
@@ -98,7 +98,7 @@ def accuracy_estimate(correct: np.ndarray, held_out: Sequence[np.ndarray], **det
     return Estimate(share, wilson_interval(share, trials), len(correct), details=details)
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Classifier two-sample accuracy on the first 2,000 samples (features, for images) of each side, interval as in
     :func:`accuracy_estimate`; the seed of folds and training is the evaluation seed.
 
@@ -106,10 +106,6 @@ def measure(context: SampleContext) -> Estimate:
     apart (a plain binomial interval covers 98 % already). Liberal at n = 100, 87 %, where training itself fails now and
     then in all folds alike (binomial: 78 %).
     """
-    if context.extract is None or context.reference_features is None:
-        x, y = context.samples, context.reference
-    else:
-        x, y = context.features, context.reference_features
-    x, y = x[:MOST], y[:MOST]
-    held_out = [rows for _, rows in held_out_folds(min(len(x), len(y)), context.seed, FOLDS)]
-    return accuracy_estimate(held_out_correct(x, y, context.seed, FOLDS), held_out, **context.details)
+    x, y = (points[:MOST] for points in evidence.compared)
+    held_out = [rows for _, rows in held_out_folds(min(len(x), len(y)), evidence.seed, FOLDS)]
+    return accuracy_estimate(held_out_correct(x, y, evidence.seed, FOLDS), held_out, **evidence.details)

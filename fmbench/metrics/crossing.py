@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
@@ -52,12 +52,10 @@ def crossing(velocity: Velocity, x0: Points, x1: Points, nodes: int = NODES) -> 
     return mean_estimate(pair_losses(velocity, x0, x1, nodes), NON_NEGATIVE, nodes=nodes)
 
 
-def measure(context: FlowContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """The integral for the model's own pairs (Z0, Z1) and its own velocity, from the reference solve: at least their V.
 
     0 exactly when every trajectory is its chord at constant speed and no two chords cross. It is the loss that reflow would start from.
     """
-    if context.probe is None or context.trajectories is None:
-        return Estimate.missing(NO_FIELD)
-    x0 = context.probe.x0
-    return crossing(context.probe.velocity, x0, context.trajectories.stop[: len(x0)].to(x0))
+    x0 = evidence.x0
+    return crossing(evidence.velocity, x0, evidence.trajectories.stop[: len(x0)].to(x0))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.paths.path import Schedule, convert, linear_schedule
 from fmbench.records.ranges import NON_NEGATIVE
@@ -61,7 +61,6 @@ def first_orderness(
     return mean_estimate(noise_variance(velocity, x0, steps, schedule), NON_NEGATIVE, solver="rk4", steps=steps)
 
 
-def measure(context: FlowContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """First-orderness of the probed trajectories, for the linear schedule."""
-    probe = context.probe
-    return Estimate.missing(NO_FIELD) if probe is None else first_orderness(probe.velocity, probe.x0, probe.steps)
+    return first_orderness(evidence.velocity, evidence.x0, evidence.steps)

@@ -16,49 +16,22 @@ S and curvature also cover the nodes, by how far the same integral on every seco
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.base import Shared
-from fmbench.metrics.probe import ExactDensity, Probe
+from fmbench import moved
+from fmbench.metrics.evidence import Evidence
+from fmbench.metrics.trajectories import Trajectories, concatenate  # noqa: F401 (what solves give, and how parts are joined)
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import cosine_grid, uniform_grid
 from fmbench.solvers.rk4 import RK4
 from fmbench.statistics.intervals import enclosing, mean_estimate
-
-NO_FIELD = "the model has no velocity field"
-NO_COST = "the model has neither a velocity field nor a number of steps of its own to draw samples with, so nothing was transported"
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """Per-trajectory integrals of a reference solve, arrays of shape (n,) in float64, and the end points (n, *shape).
-
-    Attributes:
-        start, stop: Z0 and Z1, float32.
-        energy, straightness, curvature, cost: see the module; length^2, summed over dimensions.
-        coarse_energy, coarse_straightness, coarse_curvature: the same by half as many steps on every second node.
-        residual: mean |PE - S - cost| over mean PE when S is computed from its definition.
-        steps: RK4 steps.
-    """
-
-    start: Tensor
-    stop: Tensor
-    energy: np.ndarray
-    straightness: np.ndarray
-    curvature: np.ndarray
-    cost: np.ndarray
-    coarse_energy: np.ndarray
-    coarse_straightness: np.ndarray
-    coarse_curvature: np.ndarray
-    residual: float
-    steps: int
 
 
 def clenshaw_curtis(steps: int) -> tuple[Tensor, Tensor]:
@@ -142,53 +115,16 @@ def reference_solve(velocity: Velocity, x0: Points, steps: int) -> Trajectories:
     )
 
 
-def concatenate(parts: list[Trajectories]) -> Trajectories:
-    """Join reference solves of consecutive chunks."""
-    names = ("energy", "straightness", "curvature", "cost", "coarse_energy", "coarse_straightness", "coarse_curvature")
-    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    counts = np.array([len(p.cost) for p in parts], dtype=np.float64)
-    residual = float(np.average([p.residual for p in parts], weights=counts))
-    ends = (torch.cat([p.start for p in parts]), torch.cat([p.stop for p in parts]))
-    return Trajectories(*ends, **arrays, residual=residual, steps=parts[0].steps)
-
-
-@dataclass
-class FlowContext(Shared):
-    """What a flow metric sees: the reference solve (None without a velocity field), the squared displacements, the task's W2^2.
-
-    Attributes:
-        trajectories: the reference solve.
-        cost: |Z1 - Z0|^2 per sample, (n,), also for models that are only a map; None where no sample could be drawn.
-        w2_squared: W2^2 between source and target and its half-width, None when not known.
-        probe: the field itself, None without one.
-        density: the flow's own log density, None unless it is exact.
-    """
-
-    trajectories: Trajectories | None
-    cost: np.ndarray | None
-    w2_squared: tuple[float, float] | None
-    probe: Probe | None = None
-    density: ExactDensity | None = None
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """Solver of the reference solve and how well PE = S + cost holds on it."""
-        solve = self.trajectories
-        return {} if solve is None else {"solver": "rk4", "steps": solve.steps, "identity_residual": solve.residual}
-
-
-def _mean(context: FlowContext, values: Callable[[Trajectories], np.ndarray]) -> Estimate:
-    if context.trajectories is None:
-        return Estimate.missing(NO_FIELD)
-    return mean_estimate(values(context.trajectories), NON_NEGATIVE, **context.details)
+def _mean(evidence: Evidence, values: Callable[[Trajectories], np.ndarray]) -> Estimate:
+    return mean_estimate(values(evidence.trajectories), NON_NEGATIVE, **evidence.solver_details)
 
 
 def _integral(
-    context: FlowContext, fine: Callable[[Trajectories], np.ndarray], coarse: Callable[[Trajectories], np.ndarray]
+    evidence: Evidence, fine: Callable[[Trajectories], np.ndarray], coarse: Callable[[Trajectories], np.ndarray]
 ) -> Estimate:
     """The mean of an integral over time, its interval widened by how far half the nodes are from all of them."""
-    estimate, solve = _mean(context, fine), context.trajectories
-    if estimate.ci is None or solve is None:
+    estimate, solve = _mean(evidence, fine), evidence.trajectories
+    if estimate.ci is None:
         return estimate
     error = abs(float((fine(solve) - coarse(solve)).mean()))
     assert estimate.value is not None
@@ -196,47 +132,48 @@ def _integral(
     return replace(estimate, ci=widened, details={**estimate.details, "quadrature_error": error})
 
 
-def straightness(context: FlowContext) -> Estimate:
+def straightness(evidence: Evidence) -> Estimate:
     """S, length^2; 0 exactly for constant-speed straight lines."""
-    return _integral(context, lambda z: z.straightness, lambda z: z.coarse_straightness)
+    return _integral(evidence, lambda z: z.straightness, lambda z: z.coarse_straightness)
 
 
-def path_energy(context: FlowContext) -> Estimate:
+def path_energy(evidence: Evidence) -> Estimate:
     """PE, length^2; at least the transport cost."""
-    return _integral(context, lambda z: z.energy, lambda z: z.coarse_energy)
+    return _integral(evidence, lambda z: z.energy, lambda z: z.coarse_energy)
 
 
-def kinetic_energy(context: FlowContext) -> Estimate:
+def kinetic_energy(evidence: Evidence) -> Estimate:
     """KE = PE / 2, the action of the Benamou-Brenier problem, length^2; its minimum over all flows is W2^2 / 2."""
-    return _integral(context, lambda z: z.energy / 2, lambda z: z.coarse_energy / 2)
+    return _integral(evidence, lambda z: z.energy / 2, lambda z: z.coarse_energy / 2)
 
 
-def curvature(context: FlowContext) -> Estimate:
+def curvature(evidence: Evidence) -> Estimate:
     """Mean squared acceleration integrated over time, length^2: a lower bound that grows with the nodes."""
-    return _integral(context, lambda z: z.curvature, lambda z: z.coarse_curvature)
+    return _integral(evidence, lambda z: z.curvature, lambda z: z.coarse_curvature)
 
 
-def transport_cost(context: FlowContext) -> Estimate:
+def transport_cost(evidence: Evidence) -> Estimate:
     """E|Z1 - Z0|^2, length^2; W2^2 between source and target stands in the details where it is known."""
-    if context.cost is None:
-        return Estimate.missing(NO_COST)
-    known = {"w2_squared": context.w2_squared[0]} if context.w2_squared else {}
-    return mean_estimate(context.cost, NON_NEGATIVE, **context.details, **known)
+    known = {"w2_squared": evidence.w2_squared[0]} if evidence.has("w2_squared") else {}
+    return mean_estimate(evidence.cost, NON_NEGATIVE, **evidence.solver_details, **known)
 
 
-def normalized_path_energy(context: FlowContext) -> Estimate:
+def normalized_path_energy(evidence: Evidence) -> Estimate:
     """NPE = |PE - W2^2| / W2^2 (2302.00482), W2^2 that of the task and not of the samples."""
-    if context.w2_squared is None:
-        return Estimate.missing("W2^2 between source and target is not known for this task")
-    w2, width = context.w2_squared
+    w2, width = evidence.w2_squared
     if not w2 > 0:
         return Estimate.missing("source and target of this task are at distance 0, so there is nothing to divide by")
-    energy = path_energy(context)
-    if energy.value is None:
-        return energy
+    energy = path_energy(evidence)
+    assert energy.value is not None
     value, details = abs(energy.value - w2) / w2, {**energy.details, "w2_squared": w2}
     if energy.ci is None:
         return Estimate(value, None, energy.n, details=details)
     # The interval covers the sampling error of PE and the half-width of the W2^2 constant.
     half = ((energy.ci[1] - energy.value) ** 2 + (width * (1 + value)) ** 2) ** 0.5 / w2
     return Estimate(value, enclosing(value, value - half, value + half, NON_NEGATIVE), energy.n, details=details)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FlowContext":
+        return moved.attribute(__name__, name, "fmbench.metrics.evidence", "Evidence")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

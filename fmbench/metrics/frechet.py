@@ -10,14 +10,15 @@ formed, so singular covariances (fewer samples than features) lose no accuracy a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
-from fmbench.statistics.intervals import deletions, jackknife_estimate, squared_interval
+from fmbench.statistics.intervals import GROUPS, deletions, jackknife_estimate, squared_interval
 from fmbench.statistics.moments import Moments, without_each
 from fmbench.statistics.samples import checked, checked_samples, refuse_vanishing
 
@@ -25,7 +26,6 @@ ROUND_OFF = 1e-8
 """Asymmetry and negative curvature of a covariance that pass for round-off, relative to its largest entry."""
 EXTREME = (1e-70, 1e70)
 """Covariances whose largest entry lies outside are scaled before they are multiplied."""
-NO_FEATURES = "needs features: neither the task nor the call names a feature extractor"
 
 
 def covariance_factor(cov: np.ndarray, name: str = "covariance") -> np.ndarray:
@@ -64,12 +64,37 @@ def covariance_factor(cov: np.ndarray, name: str = "covariance") -> np.ndarray:
     return factor
 
 
-def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray) -> float:
+@dataclass(frozen=True, eq=False)
+class Factored:
+    """A covariance ready for many distances.
+
+    Attributes:
+        cov: (d, d), divided by ``scale``.
+        factor: its :func:`covariance_factor`.
+        scale: a power of four, 1 but for extreme covariances.
+    """
+
+    cov: np.ndarray
+    factor: np.ndarray
+    scale: float
+
+    @classmethod
+    def of(cls, cov: np.ndarray, name: str = "covariance") -> Factored:
+        """Of a (d, d) covariance. Raises ValueError like :func:`covariance_factor`."""
+        scale = _power_of_four(cov)
+        cov = cov / scale
+        return cls(cov, covariance_factor(cov, name), scale)
+
+
+def frechet_distance(
+    mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray, factored2: Factored | None = None
+) -> float:
     """Squared 2-Wasserstein distance between N(mu1, cov1) and N(mu2, cov2), in squared units of the features.
 
     Args:
         mu1, mu2: (d,) means.
         cov1, cov2: (d, d) symmetric positive semi-definite covariances of any rank.
+        factored2: ``cov2`` factored, where that is done already.
 
     Raises ValueError in one line for shapes that do not match and for covariances that are not symmetric or not
     positive semi-definite beyond round-off.
@@ -81,7 +106,12 @@ def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: n
         raise ValueError(f"means must be (d,) and covariances (d, d) of one d, got shapes {shapes}")
     if not (np.isfinite(mu1).all() and np.isfinite(mu2).all()):
         raise ValueError("means must be finite, got NaN or infinite entries; check the samples they come from")
-    distance = ((mu1 - mu2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * _cross_term(cov1, cov2)
+    distance = (
+        ((mu1 - mu2) ** 2).sum()
+        + np.trace(cov1)
+        + np.trace(cov2)
+        - 2 * _cross_term(Factored.of(cov1, "cov1"), factored2 or Factored.of(cov2, "cov2"))
+    )
     return max(float(distance), 0.0)
 
 
@@ -92,28 +122,25 @@ def _power_of_four(cov: np.ndarray) -> float:
     return 4.0 ** round(math.log(largest, 4)) if extreme else 1.0
 
 
-def _cross_term(cov1: np.ndarray, cov2: np.ndarray) -> float:
-    """``tr (C1 C2)^(1/2)``; what is refused is refused with the name of the covariance."""
-    scales = _power_of_four(cov1), _power_of_four(cov2)
-    cov1, cov2 = cov1 / scales[0], cov2 / scales[1]
-    factor, other = covariance_factor(cov1, "cov1"), cov2
-    factor2 = covariance_factor(cov2, "cov2")
-    if factor2.shape[1] < factor.shape[1]:
-        factor, other = factor2, cov1
+def _cross_term(one: Factored, two: Factored) -> float:
+    """``tr (C1 C2)^(1/2)``, from the factor of lower rank."""
+    factor, other = one.factor, two.cov
+    if two.factor.shape[1] < factor.shape[1]:
+        factor, other = two.factor, one.cov
     inner = factor.T @ other @ factor
     if not inner.size:
         return 0.0
     # Clipping is safe: both covariances have been found positive semi-definite, so a negative eigenvalue is round-off.
     roots = np.sqrt(np.linalg.eigvalsh((inner + inner.T) / 2).clip(min=0.0))
-    return float(roots.sum()) * math.sqrt(scales[0]) * math.sqrt(scales[1])
+    return float(roots.sum()) * math.sqrt(one.scale) * math.sqrt(two.scale)
 
 
-def between(generated: Moments, reference: Moments) -> float:
-    """Frechet distance between the Gaussians of two sets of moments.
+def between(generated: Moments, reference: Moments, *, factored: Factored | None = None) -> float:
+    """Frechet distance between the Gaussians of two sets of moments; ``factored`` is the covariance of the reference where that is done.
 
     Raises ValueError like :func:`frechet_distance`.
     """
-    return frechet_distance(generated.mean, generated.cov, reference.mean, reference.cov)
+    return frechet_distance(generated.mean, generated.cov, reference.mean, reference.cov, factored)
 
 
 def fid_infinity(
@@ -122,6 +149,7 @@ def fid_infinity(
     seed: int = 0,
     points: int = 15,
     smallest: int | None = None,
+    factored: Factored | None = None,
 ) -> float:
     """Frechet distance extrapolated to infinitely many generated samples (Chong & Forsyth, arXiv:1911.07023,
     FID_infinity).
@@ -136,6 +164,7 @@ def fid_infinity(
         seed: seed of the subsets.
         points: number of sample sizes.
         smallest: smallest size, n / 10 by default (the paper's 5,000 of 50,000). Below d the 1/n law does not hold.
+        factored: covariance of the reference factored, where that is done already.
 
     Raises ValueError in one line for fewer than two points or sizes outside [2, n).
     """
@@ -152,14 +181,21 @@ def fid_infinity(
         raise ValueError(f"smallest must be at least 2 and less than the {n} samples given, got {smallest}")
     rng = np.random.default_rng(seed)
     sizes = np.linspace(smallest, n, points).round().astype(int)
-    distances = np.array([between(Moments.of(features[rng.permutation(n)[:size]]), reference) for size in sizes])
+    subsets = (features[rng.permutation(n)[:size]] for size in sizes)
+    distances = np.array([between(Moments.of(subset), reference, factored=factored) for subset in subsets])
     largest = float(distances.max())
     unit = largest if largest > EXTREME[1] else 1.0
     _, intercept = np.polyfit(1.0 / sizes, distances / unit, 1)
     return float(intercept) * unit
 
 
-def measure(context: SampleContext) -> Estimate:
+def _reference_factored(evidence: Evidence) -> Factored:
+    return evidence.real.once(
+        "factored", lambda: Factored.of(np.asarray(evidence.real.moments.cov, np.float64), "cov2")
+    )
+
+
+def measure(evidence: Evidence) -> Estimate:
     """Frechet distance of the features of generated samples to those of the reference, biased upwards by O(1/n) as
     every FID is.
 
@@ -168,34 +204,36 @@ def measure(context: SampleContext) -> Estimate:
     and 6, n = 100: 94 to 96 % with a fixed reference, 93 to 98 % with a fresh one; conservative, 99.7 %, when both
     distributions and the reference's randomness agree. With several evaluation seeds theirs replaces it.
     """
-    if context.extract is None or context.reference_features is None:
-        return Estimate.missing(NO_FEATURES)
-    features, real = context.features, context.reference_features
-    if min(len(features), len(real)) < 2:
-        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {len(real)} real")
-    if features.shape[1] != real.shape[1]:
+    features, reference, fresh_reference = evidence.features, evidence.real.moments, evidence.fresh_reference
+    m = evidence.real.n
+    if min(len(features), len(features) if m is None else m) < 2:
+        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {m} real")
+    if features.shape[1] != len(reference.mean):
         raise ValueError(
-            f"generated samples have {features.shape[1]} features and real ones {real.shape[1]}; use one extractor"
+            f"generated samples have {features.shape[1]} features and real ones {len(reference.mean)}; use one extractor"
         )
-    reference, total = context.once("moments", lambda: Moments.of(real)), Moments.of(features)
-    value = between(total, reference)
+    factored = _reference_factored(evidence)
+    value = between(Moments.of(features), reference, factored=factored)
     if value == 0:
-        refuse_vanishing(features, real)
-    left = deletions(len(features), len(real) if context.fresh_reference else None) if context.only_seed else []
+        refuse_vanishing(features, reference.mean[None] if evidence.real.stated else evidence.reference_features)
+    left = deletions(len(features), m if fresh_reference else None) if evidence.only_seed else []
     partial: list[float] = []
     if left:
-        without = without_each(features, [~kept for kept, _ in left])
-        fresh = without_each(real, [~kept for _, kept in left]) if context.fresh_reference else repeat(reference)
-        partial = [between(one, other) for one, other in zip(without, fresh, strict=False)]
+        without, fresh = without_each(features, [~kept for kept, _ in left]), repeat(reference)
+        if fresh_reference:
+            fresh = without_each(evidence.reference_features, [~kept for _, kept in left])
+        known = None if fresh_reference else factored
+        partial = [between(one, other, factored=known) for one, other in zip(without, fresh, strict=False)]
     ci = squared_interval(value, np.array(partial), bounds=NON_NEGATIVE)
-    return Estimate(value, ci, len(features), details=context.details)
+    return Estimate(value, ci, len(features), details=evidence.details, replicates=tuple(partial))
 
 
-def measure_infinity(context: SampleContext) -> Estimate:
-    """FID_infinity of the features of generated samples, delete-a-group jackknife interval over them."""
-    if context.extract is None or context.reference_features is None:
-        return Estimate.missing(NO_FEATURES)
-    features, real = checked_samples(context.features, context.reference_features, least=3)
-    reference = Moments.of(real)
-    extrapolated = lambda rows: fid_infinity(features[rows], reference, context.seed)  # noqa: E731
-    return jackknife_estimate(extrapolated, len(features), **context.details)
+def measure_infinity(evidence: Evidence) -> Estimate:
+    """FID_infinity of the features of generated samples, delete-a-group jackknife interval over them from a single evaluation seed."""
+    features, _ = checked_samples(evidence.features, evidence.reference_features, least=3)
+    reference, factored = evidence.real.moments, _reference_factored(evidence)
+
+    def extrapolated(rows: np.ndarray) -> float:
+        return fid_infinity(features[rows], reference, evidence.seed, factored=factored)
+
+    return jackknife_estimate(extrapolated, len(features), GROUPS if evidence.only_seed else 1, **evidence.details)

@@ -6,11 +6,13 @@ is between 1 and the number of classes, never looks at real data, and cannot see
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.result import Estimate
-from fmbench.statistics.intervals import jackknife_estimate
+from fmbench.statistics.intervals import GROUPS, jackknife_estimate
 from fmbench.statistics.samples import checked_samples
 
 
@@ -50,21 +52,17 @@ def _score(logits: np.ndarray) -> float:
     return min(float(np.exp(mutual_information(logits))), float(logits.shape[1]))
 
 
-def inception_score_estimate(logits: np.ndarray) -> Estimate:
+def inception_score_estimate(logits: np.ndarray, groups: int = GROUPS) -> Estimate:
     """Inception score over all samples with a delete-a-group jackknife interval between 1 and the number of classes.
 
-    Raises like :func:`inception_score`.
+    There is no interval from one group. Raises like :func:`inception_score`.
     """
     logits, _ = checked_samples(logits, least=2)
-    return jackknife_estimate(lambda kept: _score(logits[kept]), len(logits), bounds=(1.0, float(logits.shape[1])))
+    bounds = (1.0, float(logits.shape[1]))
+    return jackknife_estimate(lambda kept: _score(logits[kept]), len(logits), groups, bounds)
 
 
-def measure(context: SampleContext) -> Estimate:
-    """Inception score with the classifier of the task's feature extractor."""
-    if context.classify is None:
-        return Estimate.missing("needs a classifier: neither the task nor the call names a feature extractor")
-    logits = context.classify(context.samples)
-    if logits is None:
-        return Estimate.missing("needs a classifier: this feature extractor gives no class logits")
-    estimate = inception_score_estimate(logits)
-    return Estimate(estimate.value, estimate.ci, estimate.n, details={"extractor": context.extractor})
+def measure(evidence: Evidence) -> Estimate:
+    """Inception score with the classifier of the task's feature extractor; its interval from a single evaluation seed only."""
+    estimate = inception_score_estimate(evidence.logits, GROUPS if evidence.only_seed else 1)
+    return replace(estimate, details={"extractor": evidence.extractor})

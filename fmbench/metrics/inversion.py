@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
@@ -50,7 +50,6 @@ def round_trip_error(velocity: Velocity, x0: Points, steps: int, solver: Solver 
     return Estimate(root, enclosing(root, root - half, root + half, NON_NEGATIVE), mean.n, details=mean.details)
 
 
-def measure(context: FlowContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Round-trip error of the probed trajectories with RK4."""
-    probe = context.probe
-    return Estimate.missing(NO_FIELD) if probe is None else round_trip_error(probe.velocity, probe.x0, probe.steps)
+    return round_trip_error(evidence.velocity, evidence.x0, evidence.steps)

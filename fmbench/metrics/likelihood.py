@@ -3,7 +3,7 @@
     log p1(x1) = log p0(x0) - int_0^1 div v(x_t, t) dt,   x_t the trajectory that ends in x1
 
 The trajectory is followed backward from t = 1 to t = 0 with RK4 on a cosine grid, and the integral is RK4's own quadrature of the
-divergence along it. The divergence is the exact trace (D forward-mode passes) or Hutchinson's estimate with Rademacher probes that stay
+divergence along it. The divergence is the exact trace (D products with the Jacobian) or Hutchinson's estimate with Rademacher probes that stay
 fixed along a trajectory (1810.01367); the second is unbiased for the log-likelihood, so its noise is covered by the interval over samples.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
-from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence
+from fmbench.metrics.evidence import Evidence
+from fmbench.metrics.jacobian import exact_divergence, hutchinson_divergence, linearisation
 from fmbench.noise import generator as seeded
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Times, Velocity
@@ -26,8 +26,6 @@ from fmbench.solvers.base import cosine_grid
 from fmbench.solvers.rk4 import RK4
 from fmbench.statistics.intervals import mean_estimate
 from fmbench.tasks.base import LogDensity, StandardNormal
-
-NO_DENSITY = "the flow ends in points, or in spikes too narrow to be resolved: there is no density to speak of"
 
 TRACES = ("exact", "hutchinson")
 STREAM = 0xB175
@@ -49,12 +47,13 @@ def _divergence(
 ) -> Callable[[Points, Times], tuple[Points, Tensor]]:
     if trace not in TRACES:
         raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
+    how = linearisation(velocity, x1, x1.new_ones(len(x1)))
     if trace == "exact":
-        return lambda x, t: exact_divergence(velocity, x, t)
+        return lambda x, t: exact_divergence(velocity, x, t, linearise=how)
     if generator is None or probes < 1:
         raise ValueError(f"the hutchinson trace needs a generator and at least one probe, got {generator} and {probes}")
     drawn = rademacher((probes, *x1.shape), generator).to(x1)
-    return lambda x, t: hutchinson_divergence(velocity, x, t, drawn)
+    return lambda x, t: hutchinson_divergence(velocity, x, t, drawn, how)
 
 
 @torch.no_grad()
@@ -157,21 +156,14 @@ def nll_estimate(log_densities: np.ndarray, **details: Any) -> Estimate:
     return mean_estimate(-np.asarray(log_densities, dtype=np.float64), **details)
 
 
-def measure_nll(context: FlowContext) -> Estimate:
+def measure_nll(evidence: Evidence) -> Estimate:
     """Exact negative log-likelihood of fresh real points, nats per sample; that of the true density stands in the details where known."""
-    if (exact := context.density) is not None:
-        floor = {} if exact.data_log_density is None else {"floor": float(-exact.data_log_density.mean())}
-        return nll_estimate(exact.log_density(exact.data).cpu().numpy(), trace="none", **floor)
-    probe = context.probe
-    if probe is None:
-        return Estimate.missing(NO_FIELD)
-    if not probe.has_density:
-        return Estimate.missing(NO_DENSITY)
-    if probe.source_log_density is None:
-        return Estimate.missing("the density of the source is not known")
-    values = log_likelihood(probe.data_velocity, probe.data, probe.steps, probe.source_log_density)
-    floor = {} if probe.data_log_density is None else {"floor": float(-probe.data_log_density.mean())}
-    return nll_estimate(values, trace="exact", steps=probe.steps, **floor)
+    known = evidence.data_log_density
+    floor = {} if known is None else {"floor": float(-known.mean())}
+    if evidence.has("exact_density"):
+        return nll_estimate(evidence.log_density(evidence.data).cpu().numpy(), trace="none", **floor)
+    values = log_likelihood(evidence.data_velocity, evidence.data, evidence.steps, evidence.source_density)
+    return nll_estimate(values, trace="exact", steps=evidence.steps, **floor)
 
 
 def _dequantised(data: Points, levels: int, random: torch.Generator) -> tuple[Points, float]:
@@ -181,29 +173,19 @@ def _dequantised(data: Points, levels: int, random: torch.Generator) -> tuple[Po
     return dequantise(pixels, levels, -1 - half, 1 + half, random).to(data), half
 
 
-def measure_bits(context: FlowContext) -> Estimate:
+def measure_bits(evidence: Evidence) -> Estimate:
     """Bits per dimension of held-out images, dequantised in bins centred on the grey levels.
 
     From the flow's own density where it is exact, else with one Hutchinson probe per image.
     """
-    exact, probe = context.density, context.probe
-    if exact is None and probe is None:
-        return Estimate.missing(NO_FIELD)
-    if exact is None and probe is not None and not probe.has_density:
-        return Estimate.missing(NO_DENSITY)
-    seen = exact or probe
-    assert seen is not None
-    if not seen.levels:
-        return Estimate.missing("the images of this task have no grey levels")
-    random = seeded(seen.seed, STREAM)
-    images, half = _dequantised(seen.data, seen.levels, random)
+    random, levels, steps = seeded(evidence.seed, STREAM), evidence.levels, evidence.steps
+    images, half = _dequantised(evidence.data, levels, random)
     how: dict[str, Any] = {"trace": "none"}
-    if exact is not None:
-        values = exact.log_density(images).cpu().numpy()
+    if evidence.has("exact_density"):
+        values = evidence.log_density(images).cpu().numpy()
     else:
-        assert probe is not None
-        density = probe.source_log_density or standard_normal_log_density
-        values = log_likelihood(probe.data_velocity, images, probe.steps, density, "hutchinson", 1, random)
-        how = {"trace": "hutchinson", "probes": 1, "steps": probe.steps}
-    bits = bits_per_dimension(-values, images[0].numel(), seen.levels, -1 - half, 1 + half)
-    return mean_estimate(bits, **how, levels=seen.levels)
+        density = evidence.source_density
+        values = log_likelihood(evidence.data_velocity, images, steps, density, "hutchinson", 1, random)
+        how = {"trace": "hutchinson", "probes": 1, "steps": steps}
+    bits = bits_per_dimension(-values, images[0].numel(), levels, -1 - half, 1 + half)
+    return mean_estimate(bits, **how, levels=levels)

@@ -1,7 +1,7 @@
 """Spatial Lipschitz constant of a velocity field, estimated on its own trajectories.
 
-The local constant at a point is the largest singular value of ``J = dv/dx``, found by power iteration on ``J^T J`` with one forward-mode
-and one reverse-mode product per round and no matrix. What is reported is a lower bound of the true constant: only visited points are
+The local constant at a point is the largest singular value of ``J = dv/dx``, found by power iteration on ``J^T J`` with two products per
+round and no matrix. What is reported is a lower bound of the true constant: only visited points are
 looked at, and power iteration approaches from below.
 """
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
-from fmbench.metrics.jacobian import jacobian_product, transposed_product
+from fmbench.metrics.evidence import Evidence
+from fmbench.metrics.jacobian import Linearise, linearisation
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.noise import generator as seeded
 from fmbench.records.ranges import NON_NEGATIVE
@@ -30,7 +30,7 @@ def _unit(u: Tensor) -> Tensor:
 
 
 def largest_singular_value(
-    velocity: Velocity, x: Points, t: Times, start: Tensor, iterations: int
+    velocity: Velocity, x: Points, t: Times, start: Tensor, iterations: int, linearise: Linearise | None = None
 ) -> tuple[Tensor, Tensor]:
     """Largest singular value of J at every row, (n,) float64 per unit time, and the right singular vectors (n, *shape).
 
@@ -39,13 +39,15 @@ def largest_singular_value(
         x, t: (n, *shape) and (n,).
         start: (n, *shape) first vectors, not orthogonal to the answer (random).
         iterations: rounds of power iteration; 0 gives |J u| of the normalised start.
+        linearise: how products with J are found; found out when not given.
 
     Raises ValueError when gradients are switched off inside the velocity.
     """
     u = _unit(start)
+    at = (linearise or linearisation(velocity, x, t, second=True))(velocity, x, t)
     for _ in range(iterations):
-        image = jacobian_product(velocity, x, t, u)[1]
-        pulled = transposed_product(velocity, x, t, image)[1]
+        image = at.push(u)
+        pulled = at.pull(image)
         vanished = (squared_norm(pulled) == 0) & (squared_norm(image) > 1e-12)
         if bool(vanished.any()):
             raise ValueError(
@@ -53,7 +55,7 @@ def largest_singular_value(
             )
         # A vanishing Jacobian has no direction to follow: keep the one we have.
         u = torch.where(like(squared_norm(pulled) > 0, u), _unit(pulled), u)
-    return squared_norm(jacobian_product(velocity, x, t, u)[1].double()).sqrt(), u
+    return squared_norm(at.push(u).double()).sqrt(), u
 
 
 @torch.no_grad()
@@ -75,11 +77,12 @@ def local_lipschitz(
     Raises ValueError for an odd number of steps or a velocity without gradient.
     """
     highest = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    u = torch.zeros_like(x0)
+    u, linearise = torch.zeros_like(x0), None
     for node in reference_nodes(velocity, x0, steps):
         fresh = torch.randn(x0.shape, generator=generator, dtype=torch.float64).to(x0)
         start = u + fresh / x0[0].numel() ** 0.5
-        sigma, u = largest_singular_value(velocity, node.x, node.times, start, iterations)
+        linearise = linearise or linearisation(velocity, node.x, node.times, second=True)
+        sigma, u = largest_singular_value(velocity, node.x, node.times, start, iterations, linearise)
         highest = torch.maximum(highest, sigma)
     return highest.cpu().numpy()
 
@@ -92,9 +95,6 @@ def lipschitz(velocity: Velocity, x0: Points, steps: int, generator: torch.Gener
     )
 
 
-def measure(context: FlowContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Lipschitz estimate on the probed trajectories."""
-    probe = context.probe
-    if probe is None:
-        return Estimate.missing(NO_FIELD)
-    return lipschitz(probe.velocity, probe.x0, probe.steps, seeded(probe.seed, STREAM))
+    return lipschitz(evidence.velocity, evidence.x0, evidence.steps, seeded(evidence.seed, STREAM))

@@ -8,34 +8,77 @@ Euclidean, on samples or on features.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import QUADRATIC, SampleContext
+from fmbench.metrics.evidence import QUADRATIC, Evidence
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import Z95, proportion_estimate
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.distances import nearest, tie_width
 
 
-def authentic(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
+def authentic(generated: np.ndarray, train: np.ndarray, own: Callable[[], np.ndarray] | None = None) -> np.ndarray:
     """Whether every generated sample is authentic (Alaa et al., arXiv:2102.08921), (n,) of 0 and 1.
 
     It is when it lies farther from its nearest training point than that point lies from the nearest *other* training
     point; as far is not farther. AuthPct is 100 times the mean. Copies score 0; fresh samples of the true distribution score the probability
     that two nearest neighbours are not mutual: 0.33 in one dimension, 0.38 in two, rising to 0.5 in many.
+    ``own`` gives :func:`own_distances` of the training points, where they may be known already.
     Raises ValueError in one line for wrong shapes, values that are not finite, or fewer than two training points.
     """
     generated, train = _with_neighbours(generated, train)
     found = nearest(generated, train)
     points = found.index[:, 0]
-    own = nearest(train).squared[points, 0]
-    return (found.squared[:, 0] > own + tie_width(own, train[points])).astype(np.float64)
+    reach = (own_distances(train) if own is None else own())[points]
+    return (found.squared[:, 0] > reach + tie_width(reach, train[points])).astype(np.float64)
+
+
+def own_distances(train: np.ndarray) -> np.ndarray:
+    """Squared distance from every one of (t, d) points to its nearest other one, (t,)."""
+    return nearest(train).squared[:, 0]
 
 
 def authenticity(generated: np.ndarray, train: np.ndarray) -> float:
     """Fraction of authentic samples, in [0, 1]. Raises ValueError like :func:`authentic`."""
     return float(authentic(generated, train).mean())
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What the C_T score takes from training and held-out points alone.
+
+    Attributes:
+        project: (n, d) points -> their principal components.
+        cell: principal components -> (n,) indices of k-means cells.
+        train: (t, c) principal components of the training points.
+        distances: (h,) squared distances of the held-out points to the nearest training point, on the components.
+        labels: (h,) their cells.
+    """
+
+    project: Callable[[np.ndarray], np.ndarray]
+    cell: Callable[[np.ndarray], np.ndarray]
+    train: np.ndarray
+    distances: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, train: np.ndarray, heldout: np.ndarray, cells: int = 3, components: int = 64, seed: int = 0) -> Cells:
+        """Cells of (t, d) training and (h, d) held-out points; arguments and errors: :func:`ct_score`."""
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+
+        heldout, train = checked_samples(heldout, train, least=2)
+        if not 1 <= cells <= len(train):
+            raise ValueError(f"cells must be between 1 and the {len(train)} training points, got {cells}")
+        with np.errstate(invalid="ignore"):  # equal training points have no variance to give shares of
+            pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
+        train, heldout = pca.transform(train), pca.transform(heldout)
+        clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
+        cell = lambda points: np.asarray(clusters.predict(points))  # noqa: E731
+        return cls(pca.transform, cell, train, nearest(heldout, train).squared[:, 0], cell(heldout))
 
 
 def ct_score(
@@ -46,6 +89,7 @@ def ct_score(
     components: int = 64,
     least: int = 20,
     seed: int = 0,
+    known: Callable[[], Cells] | None = None,
 ) -> float:
     """C_T score (Meehan, Chaudhuri & Dasgupta, arXiv:2004.05675): a z score, far below 0 for copying, far above for
     underfitting.
@@ -60,26 +104,17 @@ def ct_score(
         generated, train, heldout: (n, d), (t, d), (h, d) samples or features; ``heldout`` must not be part of
         ``train``. cells: number of k-means cells. components: principal components to keep, at most min(t, d) are.
         least: cells with fewer generated or fewer held-out points are left out. seed: seed of k-means and of the
-        randomised PCA.
+        randomised PCA. known: gives the :class:`Cells` of these settings, where they may be known already.
 
     Raises ValueError in one line for wrong shapes, values that are not finite, or when no cell has enough points.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-
     generated, train = checked_samples(generated, train, least=2)
-    heldout, train = checked_samples(heldout, train, least=2)
-    if not 1 <= cells <= len(train):
-        raise ValueError(f"cells must be between 1 and the {len(train)} training points, got {cells}")
-    with np.errstate(invalid="ignore"):  # equal training points have no variance to give shares of
-        pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
-    train, generated, heldout = (pca.transform(a) for a in (train, generated, heldout))
-    clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
-    distances = [nearest(a, train).squared[:, 0] for a in (generated, heldout)]
-    labels = [clusters.predict(a) for a in (generated, heldout)]
+    found = Cells.of(train, heldout, cells, components, seed) if known is None else known()
+    projected = found.project(generated)
+    distances, labels = nearest(projected, found.train).squared[:, 0], found.cell(projected)
     score, weight = 0.0, 0
     for cell in range(cells):
-        q, p = (d[label == cell] for d, label in zip(distances, labels, strict=True))
+        q, p = distances[labels == cell], found.distances[found.labels == cell]
         if min(len(q), len(p)) >= least:
             score += len(p) * _mann_whitney_z(q, p)
             weight += len(p)
@@ -134,31 +169,27 @@ def _with_neighbours(generated: np.ndarray, train: np.ndarray) -> tuple[np.ndarr
     return generated, train
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Authenticity against the reference (the training data, for finite data sets) on samples, normal interval over
     them.
     """
+    known = lambda: evidence.real.once("own distances", lambda: own_distances(checked_samples(evidence.reference)[0]))  # noqa: E731
     return proportion_estimate(
-        authentic(context.samples[:QUADRATIC], context.reference), reference_sha256=context.reference_sha256
+        authentic(evidence.samples[:QUADRATIC], evidence.reference, known), reference_sha256=evidence.reference_sha256
     )
 
 
-def measure_ct(context: SampleContext) -> Estimate:
+def measure_ct(evidence: Evidence) -> Estimate:
     """C_T score of samples against training and held-out data, in features where there are any; its own null is N(0, 1)."""
-    if context.heldout is None:
-        return Estimate.missing("the C_T score needs a finite data set with held-out samples")
-    generated, train = context.quadratic
-    held = context.heldout if context.extract is None else context.extract(context.heldout)
-    score = ct_score(generated, train, held)
-    return Estimate(score, (score - Z95, score + Z95), len(generated), details=context.details)
+    generated, train = evidence.quadratic
+    held = evidence.heldout_features if evidence.in_features else evidence.heldout
+    known = lambda: evidence.real.once(f"cells {QUADRATIC}", lambda: Cells.of(train, held))  # noqa: E731
+    score = ct_score(generated, train, held, known=known)
+    return Estimate(score, (score - Z95, score + Z95), len(generated), details=evidence.details)
 
 
-def measure_copies(context: SampleContext) -> Estimate:
+def measure_copies(evidence: Evidence) -> Estimate:
     """Share of samples that are near copies of a training sample."""
-    if context.heldout is None:
-        return Estimate.missing(
-            "copies are of a training set, and there is none: it takes a finite data set with held-out samples"
-        )
     return proportion_estimate(
-        copied(context.samples[:QUADRATIC], context.reference), reference_sha256=context.reference_sha256
+        copied(evidence.samples[:QUADRATIC], evidence.reference), reference_sha256=evidence.reference_sha256
     )

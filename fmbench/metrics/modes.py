@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import UNIT
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import jackknife_estimate
@@ -47,6 +47,33 @@ def _orthogonal(frame: np.ndarray, dim: int) -> np.ndarray:
     return frame
 
 
+@dataclass(frozen=True)
+class Assigned:
+    """Samples assigned to components, a row each.
+
+    Attributes:
+        posterior: (n, K) probabilities of the components.
+        component: (n,) the most probable one.
+        good: (n,) whether a sample lies inside its ellipsoid.
+        weight: (K,) true weights, of sum 1.
+        due: (K,) share of all samples from which on a component is covered.
+    """
+
+    posterior: np.ndarray
+    component: np.ndarray
+    good: np.ndarray
+    weight: np.ndarray
+    due: np.ndarray
+
+    def modes(self, rows: np.ndarray | slice = slice(None)) -> Modes:
+        """What the chosen samples amount to."""
+        component, good = self.component[rows], self.good[rows]
+        inside = np.bincount(component[good], minlength=len(self.weight)) / len(component)
+        observed, covered = self.posterior[rows].mean(axis=0), inside >= self.due
+        error = min(float(np.abs(observed - self.weight).sum() / 2), 1.0)  # of rounding
+        return Modes(observed, inside, covered, float(covered.mean()), error, float(good.mean()))
+
+
 def modes(
     x: np.ndarray,
     means: np.ndarray,
@@ -75,8 +102,20 @@ def modes(
     Raises ValueError in one line for wrong shapes, values that are not finite, stds or weights that are not positive,
     a frame that is not orthogonal, and level or share out of range.
     """
-    from scipy.special import softmax
-    from scipy.stats import chi2
+    return assigned(x, means, stds, weights, frame, level, share).modes()
+
+
+def assigned(
+    x: np.ndarray,
+    means: np.ndarray,
+    stds: np.ndarray | float,
+    weights: np.ndarray | None = None,
+    frame: np.ndarray | None = None,
+    level: float = 0.99,
+    share: float = 0.1,
+) -> Assigned:
+    """The assignment of samples to components. Arguments and errors: :func:`modes`."""
+    from scipy.special import gammaincinv, softmax
 
     x, means = checked_samples(x, means)
     scale = np.broadcast_to(np.asarray(stds, dtype=np.float64), means.shape)
@@ -92,27 +131,24 @@ def modes(
     squared = np.stack([(((y - m) / s) ** 2).sum(axis=1) for m, s in zip(means, scale, strict=True)], axis=1)
     posterior = softmax(np.log(weight) - np.log(scale).sum(axis=1) - squared / 2, axis=1)
     component = posterior.argmax(axis=1)
-    good = squared[np.arange(len(x)), component] <= chi2.ppf(level, x.shape[1])
-    inside = np.bincount(component[good], minlength=len(means)) / len(x)
-    observed, covered = posterior.mean(axis=0), inside >= share * level * weight
-    error = min(float(np.abs(observed - weight).sum() / 2), 1.0)  # of rounding
-    return Modes(observed, inside, covered, float(covered.mean()), error, float(good.mean()))
+    good = squared[np.arange(len(x)), component] <= 2 * gammaincinv(x.shape[1] / 2, level)  # quantile of chi^2
+    return Assigned(posterior, component, good, weight, share * level * weight)
 
 
-def _measure(context: SampleContext, quantity: str) -> Estimate:
-    if (target := context.mixture) is None:
-        return Estimate.missing("the target is not known to be a Gaussian mixture with separate components")
+def _measure(evidence: Evidence, quantity: str) -> Estimate:
+    target = evidence.mixture
     frame = None if target.frame is None else target.frame.numpy()
     known = (target.means.numpy(), target.stds.numpy(), target.weights.numpy(), frame)
-    share = lambda rows: getattr(modes(context.samples[rows], *known), quantity)  # noqa: E731
-    return jackknife_estimate(share, len(context.samples), bounds=UNIT)
+    found = evidence.once("modes", lambda: assigned(evidence.samples, *known))
+    share = lambda rows: getattr(found.modes(rows), quantity)  # noqa: E731
+    return jackknife_estimate(share, len(evidence.samples), bounds=UNIT)
 
 
-def measure_coverage(context: SampleContext) -> Estimate:
+def measure_coverage(evidence: Evidence) -> Estimate:
     """Share of the target's components that are covered."""
-    return _measure(context, "coverage")
+    return _measure(evidence, "coverage")
 
 
-def measure_weights(context: SampleContext) -> Estimate:
+def measure_weights(evidence: Evidence) -> Estimate:
     """Total variation between the weights of the components and those of the samples."""
-    return _measure(context, "weight_error")
+    return _measure(evidence, "weight_error")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import over_seeds
@@ -51,19 +51,17 @@ def monge_gap(x: np.ndarray, y_mapped: np.ndarray, epsilon: float | None = None)
     return cost - sinkhorn_divergence(x, y, epsilon, sinkhorn_newton)
 
 
-def measure(context: FlowContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Exact gap of the reference solve's map from noise to sample: mean over four groups of up to 1024 pairs, Student t over groups.
 
     A group sees only its own points, so in many dimensions, where a better pairing is hard to come by, the gap is underestimated.
     """
-    solve = context.trajectories
-    if solve is None:
-        return Estimate.missing(NO_FIELD)
+    solve = evidence.trajectories
     size = min(LARGEST_GROUP, len(solve.start) // GROUPS)
     if size < 2:
         return Estimate.missing(f"{len(solve.start)} trajectories are too few for {GROUPS} groups of two")
     start, stop = (x.flatten(1).double().numpy() for x in (solve.start, solve.stop))
     rows = [slice(k * size, (k + 1) * size) for k in range(GROUPS)]
-    gaps = [Estimate(monge_gap(start[r], stop[r]), None, size, details=context.details) for r in rows]
+    gaps = [Estimate(monge_gap(start[r], stop[r]), None, size, details=evidence.solver_details) for r in rows]
     joint = over_seeds(gaps, NON_NEGATIVE)
-    return Estimate(joint.value, joint.ci, joint.n, details={**context.details, "group": size, "plan": "exact"})
+    return Estimate(joint.value, joint.ci, joint.n, details={**evidence.solver_details, "group": size, "plan": "exact"})

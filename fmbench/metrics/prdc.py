@@ -14,11 +14,12 @@ exact duplicates and copies of the training data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import QUADRATIC, Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import (
@@ -31,6 +32,9 @@ from fmbench.statistics.intervals import (
 )
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.distances import BLOCK, nearest, squared_distances, tie_width
+
+K = 5
+"""Neighbours that set the radius of a ball, in the registered metrics."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,19 @@ def _reach(radius: np.ndarray, centres: np.ndarray, closed: bool = False) -> np.
     return radius + width if closed else np.where(radius > 0, np.nextafter(radius - width, -1.0), -1.0)
 
 
-def prdc(generated: np.ndarray, real: np.ndarray, k: int = 5, closed: bool = False, block: int = BLOCK) -> Manifolds:
+def reach_of(points: np.ndarray, k: int, closed: bool = False) -> np.ndarray:
+    """Largest squared distance, (n,), from each of (n, d) points inside the ball that reaches to its k-th nearest other one."""
+    return _reach(nearest(points, k=k).squared[:, -1], points, closed)
+
+
+def prdc(
+    generated: np.ndarray,
+    real: np.ndarray,
+    k: int = 5,
+    closed: bool = False,
+    block: int = BLOCK,
+    real_reach: Callable[[], np.ndarray] | None = None,
+) -> Manifolds:
     """Precision, recall, density and coverage of (n, d) generated against (m, d) real samples.
 
     Args:
@@ -89,6 +105,7 @@ def prdc(generated: np.ndarray, real: np.ndarray, k: int = 5, closed: bool = Fal
         k: neighbours that set the radius of a ball, below both n and m.
         closed: whether a sample at exactly the radius is inside.
         block: generated samples per block of the distance matrix.
+        real_reach: gives :func:`reach_of` the real samples, where that may be done already.
 
     Raises ValueError in one line for wrong shapes, values that are not finite, or k outside [1, min(n, m)).
     """
@@ -101,14 +118,14 @@ def prdc(generated: np.ndarray, real: np.ndarray, k: int = 5, closed: bool = Fal
             f"k must be at least 1 and less than {least}, the number of samples on the smaller side, got {k}; take "
             "more samples or fewer neighbours"
         )
-    real_reach = _reach(nearest(real, k=k).squared[:, -1], real, closed)
-    generated_reach = _reach(nearest(generated, k=k).squared[:, -1], generated, closed)
+    reach = reach_of(real, k, closed) if real_reach is None else real_reach()
+    generated_reach = reach_of(generated, k, closed)
     real_balls = np.empty(len(generated))
     inside_generated, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
     for start in range(0, len(generated), block):
         rows = slice(start, start + block)
         distances = squared_distances(generated[rows], real)
-        in_real = distances <= real_reach
+        in_real = distances <= reach
         real_balls[rows] = in_real.sum(axis=1) / k
         covered |= in_real.any(axis=0)
         inside_generated |= (distances <= generated_reach[rows, None]).any(axis=0)
@@ -141,69 +158,76 @@ def recall_without_groups(generated: np.ndarray, real: np.ndarray, k: int, group
     return hit.mean(axis=1)
 
 
-def coverage_without_groups(generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS) -> np.ndarray:
+def coverage_without_groups(
+    generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS, reach: np.ndarray | None = None
+) -> np.ndarray:
     """Coverage with each interleaved group of generated samples left out, (G,); the real balls stay as they are."""
-    reach = _reach(nearest(real, k=k).squared[:, -1], real)
+    reach = reach_of(real, k) if reach is None else reach
     found = [(squared_distances(generated[g::groups], real) <= reach).sum(axis=0) for g in range(groups)]
     return (np.sum(found, axis=0) - np.stack(found) > 0).mean(axis=1)
 
 
-WITHOUT_GROUPS = {"inside_generated": recall_without_groups, "covered": coverage_without_groups}
-
-
-def _ball_share(
-    found: Manifolds, generated: np.ndarray, real: np.ndarray, quantity: str, k: int, jackknife: bool
-) -> Estimate:
-    """Recall or coverage: the real samples are fixed, and what is random are the generated ones.
+def _ball_share(found: Manifolds, quantity: str, n: int, without: Callable[[int], np.ndarray] | None) -> Estimate:
+    """Recall or coverage of n generated samples: the real ones are fixed, and what is random are the generated ones.
 
     The Wilson interval takes as its number of trials what the jackknife variance amounts to, at most m, so that a share
-    of 1 keeps a width. Without the jackknife the trials are the m real samples.
+    of 1 keeps a width. Without the jackknife, ``without(groups)``, the trials are the m real samples.
     """
     hits = getattr(found, quantity)
-    share, trials = float(hits.mean()), float(len(real))
-    groups = min(GROUPS, len(generated) // 2)
-    if jackknife and groups > 1 and len(generated) - -(-len(generated) // groups) > k:
-        partial = WITHOUT_GROUPS[quantity](*checked_samples(generated, real), k, groups)
+    share, trials = float(hits.mean()), float(len(hits))
+    groups, partial = min(GROUPS, n // 2), np.empty(0)
+    if without is not None and groups > 1 and n - -(-n // groups) > K:
+        partial = without(groups)
         trials = effective_trials(share, jackknife_error(partial) ** 2, groups - 1, trials)
-    return Estimate(share, wilson_interval(share, trials), len(real))
+    return Estimate(share, wilson_interval(share, trials), len(hits), replicates=tuple(partial.tolist()))
 
 
-def _measure(context: SampleContext, quantity: str, k: int = 5) -> Estimate:
-    generated, real = context.quadratic
-    found = context.once(f"prdc-{k}", lambda: prdc(generated, real, k))
-    if quantity in WITHOUT_GROUPS:
-        estimate = _ball_share(found, generated, real, quantity, k, context.only_seed)
+def _measure(evidence: Evidence, quantity: str) -> Estimate:
+    generated, real = evidence.quadratic
+    reach = lambda: evidence.real.once(f"reach {K} {QUADRATIC}", lambda: reach_of(checked_samples(real)[0], K))  # noqa: E731
+    found = evidence.once(f"prdc-{K}", lambda: prdc(generated, real, K, real_reach=reach))
+    if quantity in ("inside_generated", "covered"):
+
+        def without(groups: int) -> np.ndarray:
+            x, y = checked_samples(generated, real)
+            return (
+                recall_without_groups(x, y, K, groups)
+                if quantity == "inside_generated"
+                else coverage_without_groups(x, y, K, groups, reach())
+            )
+
+        estimate = _ball_share(found, quantity, len(generated), without if evidence.only_seed else None)
     else:
         values = getattr(found, quantity)
         share = quantity == "inside_real"
         estimate = proportion_estimate(values) if share else mean_estimate(values, NON_NEGATIVE)
-    return replace(estimate, details={"k": k, **context.details})
+    return replace(estimate, details={"k": K, **evidence.details})
 
 
-def precision(context: SampleContext) -> Estimate:
+def precision(evidence: Evidence) -> Estimate:
     """Precision with k = 5. Given the real samples, generated ones hit independently: Wilson interval, whose measured
     coverage was 92 to 99 % (the normal interval's 18 to 94 %, since it has no width at 1).
     """
-    return _measure(context, "inside_real")
+    return _measure(evidence, "inside_real")
 
 
-def recall(context: SampleContext) -> Estimate:
+def recall(evidence: Evidence) -> Estimate:
     """Recall with k = 5. The interval is for its expectation at this n given the real samples: Wilson, with the
     jackknife over generated samples as its variance.
 
     Measured coverage, n = 200, d = 2 and 6: 95 to 99 %. Liberal where single outliers decide, because their balls are
     huge: 91 % for a shift of one standard deviation in each of 2 dimensions, 84 % at n = 80 (a binomial interval: 65 %).
     """
-    return _measure(context, "inside_generated")
+    return _measure(evidence, "inside_generated")
 
 
-def density(context: SampleContext) -> Estimate:
+def density(evidence: Evidence) -> Estimate:
     """Density with k = 5; Student t interval over generated samples given the real ones, measured coverage 93 to 97 %."""
-    return _measure(context, "real_balls")
+    return _measure(evidence, "real_balls")
 
 
-def coverage(context: SampleContext) -> Estimate:
+def coverage(evidence: Evidence) -> Estimate:
     """Coverage with k = 5. The interval is for its expectation at this n given the real samples: Wilson, with the
     jackknife over generated samples as its variance. Measured coverage, n = 80 to 400, d = 2 and 6: 95 to 98 %.
     """
-    return _measure(context, "covered")
+    return _measure(evidence, "covered")

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.result import Estimate
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.entropic import EntropicPlan, sinkhorn, sinkhorn_divergence
@@ -31,17 +31,17 @@ def _solve(cost: np.ndarray, epsilon: float) -> EntropicPlan:
         return sinkhorn(cost, epsilon)
 
 
-def measure(context: SampleContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Sinkhorn divergence of the samples to the reference, epsilon a twentieth of the mean squared distance between two real points.
 
     The mean squared distance of a cloud to itself is twice its total variance, so epsilon does not depend on the samples. All entropies are
     between 0 and ``log n``, so the divergence is within ``epsilon log n`` of W2^2: where that is negligible, as for a reference that is
     constant or tiny beside the distance, W2^2 is the value. Raises ValueError where neither can be computed.
     """
-    x, y = checked_samples(context.samples, context.reference)
+    x, y = checked_samples(evidence.samples, evidence.reference)
     epsilon = 2 * float((y - y[0]).var(axis=0).sum()) / 20
     within = epsilon * math.log(max(len(x), len(y), 2))
-    details = {"reference_sha256": context.reference_sha256, "epsilon": epsilon}
+    details = {"reference_sha256": evidence.reference_sha256, "epsilon": epsilon}
     if epsilon > 0 and within > NEGLIGIBLE * _least_square(x, y):
         try:
             # The divergence is never negative: below zero is what the solver's tolerance leaves.

@@ -6,16 +6,11 @@ import math
 
 import numpy as np
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import enclosing, mean_estimate
 from fmbench.statistics.samples import checked_samples
-
-NO_ENDPOINTS = (
-    "there is no reference solution from the same noise: it takes a velocity field, a reference solve that stays finite, and a sampler "
-    "without guidance"
-)
 
 
 def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:
@@ -35,9 +30,8 @@ def truncation_gap(samples: np.ndarray, endpoints: np.ndarray) -> Estimate:
     return Estimate(root, enclosing(root, root - half, root + half, NON_NEGATIVE), mean.n)
 
 
-def measure(context: SampleContext) -> Estimate:
-    """Against the reference solve of the same noise; null without one."""
-    if context.endpoints is None:
-        return Estimate.missing(NO_ENDPOINTS)
-    count = min(len(context.endpoints), len(context.samples))
-    return truncation_gap(context.samples[:count], context.endpoints[:count])
+def measure(evidence: Evidence) -> Estimate:
+    """Against the reference solve of the same noise."""
+    samples, endpoints = evidence.samples, evidence.endpoints
+    count = min(len(endpoints), len(samples))
+    return truncation_gap(samples[:count], endpoints[:count])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fmbench.metrics.flow import NO_FIELD, FlowContext
+from fmbench.metrics.evidence import Evidence
 from fmbench.metrics.nodes import reference_nodes
 from fmbench.records.ranges import NON_NEGATIVE
 from fmbench.records.result import Estimate
@@ -61,21 +61,18 @@ def relative_velocity_error(errors: VelocityErrors) -> Estimate:
     return jackknife_estimate(ratio, len(errors.error), bounds=NON_NEGATIVE, solver="rk4", steps=errors.steps)
 
 
-def _measure(context: FlowContext, estimate: Callable[[VelocityErrors], Estimate]) -> Estimate:
-    probe = context.probe
-    if probe is None:
-        return Estimate.missing(NO_FIELD)
-    if (oracle := probe.oracle) is None:
-        return Estimate.missing("the exact velocity is not known for this task")
-    errors = context.once("velocity", lambda: velocity_errors(probe.velocity, oracle, probe.x0, probe.steps))
+def _measure(evidence: Evidence, estimate: Callable[[VelocityErrors], Estimate]) -> Estimate:
+    errors = evidence.once(
+        "velocity errors", lambda: velocity_errors(evidence.velocity, evidence.oracle, evidence.x0, evidence.steps)
+    )
     return estimate(errors)
 
 
-def measure(context: FlowContext) -> Estimate:
+def measure(evidence: Evidence) -> Estimate:
     """Velocity error against the exact field of independent pairs; models that couple otherwise aim at another field."""
-    return _measure(context, velocity_error)
+    return _measure(evidence, velocity_error)
 
 
-def measure_relative(context: FlowContext) -> Estimate:
+def measure_relative(evidence: Evidence) -> Estimate:
     """The same, relative to the energy of the exact field."""
-    return _measure(context, relative_velocity_error)
+    return _measure(evidence, relative_velocity_error)

@@ -1,7 +1,7 @@
 """How source and data points are paired inside a minibatch.
 
 Every coupling returns, for a batch of ``n`` pairs, the indices ``(i, j)`` such that ``(x0[i], x1[j])`` are the new pairs; labels travel
-with ``j``. Transport problems are solved by POT on the CPU in float64 with the squared Euclidean cost (2302.00482, algorithm 2).
+with ``j``. Transport problems are solved on the CPU in float64 with the squared Euclidean cost (2302.00482, algorithm 2).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbench.shapes import Points
+from fmbench.shapes import Labels, Points
 from fmbench.transport.distances import squared_distances
-from fmbench.transport.exact import simplex
+from fmbench.transport.exact import ASSIGNMENT_DIMENSION, assignment, simplex
 
 # exp(-x) stays a normal float64 for x below 700; past this ratio the kernel underflows and the log domain is needed.
 SAFE_EXPONENT = 500.0
@@ -26,16 +26,38 @@ def costs(x0: Points, x1: Points) -> np.ndarray:
     return squared_distances(flat0, flat1)
 
 
-def exact_pairs(x0: Points, x1: Points) -> tuple[Tensor, Tensor]:
+def exact_pairs(x0: Points, x1: Points, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
     """Optimal assignment of a minibatch under the squared Euclidean cost (OT-CFM).
 
     The plan between equal uniform weights is a permutation, used as one: no point is dropped or doubled, which has less
-    variance than drawing pairs from the plan with replacement. Raises ValueError when the sizes differ, RuntimeError when no plan is
-    certified to be optimal.
+    variance than drawing pairs from the plan with replacement. From 8 dimensions on it is SciPy's assignment, which is faster than the
+    network simplex; where several permutations are optimal and would make different batches it is that of the simplex in any dimension,
+    so that a batch does not depend on the solver.
+
+    Args:
+        x0, x1: (n, *shape) each.
+        labels: (n,) of ``x1``, where it has any.
+
+    Raises ValueError when the sizes differ, RuntimeError when no plan is certified to be optimal.
     """
     if len(x0) != len(x1):
         raise ValueError(f"exact pairing needs batches of equal size, got {len(x0)} and {len(x1)}")
-    return torch.arange(len(x0)), torch.from_numpy(simplex(costs(x0, x1)).partners)
+    cost = costs(x0, x1)
+    high = x0[0].numel() >= ASSIGNMENT_DIMENSION and bool(np.isfinite(cost).all())
+    plan = assignment(cost) if high and _one_batch(x0, x1, labels) else simplex(cost)
+    return torch.arange(len(x0)), torch.from_numpy(plan.partners)
+
+
+def _one_batch(x0: Points, x1: Points, labels: Labels | None) -> bool:
+    """Whether equal points leave only one optimal batch: none in ``x0``, and in ``x1`` only those that agree in every bit and their label.
+
+    A data set drawn with replacement has such points in nearly every batch: exchanging them changes no pair.
+    """
+    first, second = (x.detach().flatten(1).cpu().numpy() for x in (x0, x1))
+    named = [0] * len(second) if labels is None else labels.tolist()
+    as_numbers = [{row.tobytes() for row in points + 0.0} for points in (first, second)]  # 0 and -0 are one number
+    as_bits = {(row.tobytes(), label) for row, label in zip(second, named, strict=True)}
+    return len(as_numbers[0]) == len(first) and len(as_numbers[1]) == len(as_bits)
 
 
 def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:

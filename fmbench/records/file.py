@@ -7,12 +7,14 @@
      runs:  {name: {environment, created, seconds, ...}},            the first is the result's own
      pins:  {k: {metric, details}},                                  what all numbers with this key share: extractor, reference, parameters
      timing: {clock, device, threads, ...},                          conditions of all latencies
-     draws: {draw: {sampler, nfe, samples, latency, failed, run}},
+     draws: {draw: {sampler, nfe, mflop, samples, latency, failed, run}},
      cells: {draw or flow:name: {metric: {k, value, ci, n, reason, details, run}}},
-     retired: {draw: {metric: {k, value, ci, n}}}, cost, seals: {draw or flow:name: hash}}
+     retired: {draw: {metric: {k, value, ci, n}}}, cost, seals: {draw or flow:name: hash}, sidecar}
 
-:func:`fold` and :func:`unfold` go to and from the long form of :mod:`fmbench.records.schema`; one is the inverse of the other. A seal tells a
-number that was edited, or damaged, from one that was measured; it is no protection against somebody who means to deceive.
+:func:`fold` and :func:`unfold` go to and from the long form of :mod:`fmbench.records.schema`, which has no sidecar; one is the inverse of the
+other. A seal tells a
+number that was edited, or damaged, from one that was measured; it is no protection against somebody who means to deceive. There is one for
+a draw, not for a cell: a file that was edited in one place is believed in none that shares its samples, and these are the most of the work.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType, field
 
 from fmbench.records import latency
-from fmbench.records.conditions import Closed, Cost, Count, Evaluations, Hash, Number, Positive, Text
+from fmbench.records.conditions import Amount, Closed, Cost, Count, Evaluations, Hash, Number, Positive, Text
 from fmbench.records.keys import DRAW, METRIC
 from fmbench.records.schema import Benchmark, Retired, Run, Samples, Task
 from fmbench.records.typed import law, require, shown, step
@@ -35,7 +37,7 @@ SCHEMA = 2
 FLOW = "flow:"
 SEAL = 12
 """Hexadecimal digits of a seal."""
-OWN_RUN = ("environment", "created", "seconds", "peak_memory_bytes")
+OWN_RUN = ("environment", "created", "seconds", "peak_memory_bytes", "phases")
 SAME = ("benchmark", "task", "seeds", "samples_per_seed", "ranked", "unranked_because", "status", "cost", "retired")
 """Fields that are the same in both forms."""
 
@@ -66,6 +68,7 @@ class Draw(Closed, frozen=True):
 
     sampler: tuple[str, int | None, float]
     nfe: dict[str, Evaluations] = field(default_factory=dict)
+    mflop: Amount | None = None
     samples: Samples = Samples()
     latency: dict[str, Any] | None = None
     failed: Text | None = None
@@ -106,6 +109,7 @@ class File(Closed, frozen=True):
     cost: Cost = Cost()
     timing: dict[str, Any] = field(default_factory=dict)
     retired: dict[str, dict[str, Retired]] = field(default_factory=dict)
+    sidecar: Hash | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         flows = [name for name in self.cells if name.startswith(FLOW)]
@@ -177,6 +181,7 @@ def _draw(row: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
     }
     drawn = {"sampler": [row["solver"], row["steps"], row["guidance"]]}
     drawn |= {key: value for key, value in optional.items() if value}
+    drawn |= {} if row.get("mflop") is None else {"mflop": row["mflop"]}
     return drawn if row["latency"] is None else drawn | {"latency": latency.fold(row["latency"], timing)}
 
 
@@ -262,7 +267,8 @@ def _row(
         "failed": draw.get("failed"),
     }
     named = {"id": "" if name.startswith("~") else name, "run": draw.get("run", "")}
-    return row | {key: value for key, value in named.items() if value}
+    row |= {key: value for key, value in named.items() if value}
+    return row if draw.get("mflop") is None else row | {"mflop": draw["mflop"]}
 
 
 def broken(content: Mapping[str, Any]) -> list[str]:
@@ -312,7 +318,8 @@ def unfold(content: Any, without: Collection[str] = ()) -> dict[str, Any]:
         "environment": {},
         **own,
     }
-    named = {"flow_id": "" if flow[len(FLOW) :].startswith("~") else flow[len(FLOW) :], "runs": runs}
+    flow_id = "" if flow[len(FLOW) :].startswith("~") else flow[len(FLOW) :]
+    named = {"flow_id": flow_id, "runs": runs}
     return long | {key: value for key, value in named.items() if value}
 
 
@@ -322,15 +329,16 @@ DEPTH = {"runs": 1, "pins": 1, "draws": 1, "cells": 2, "retired": 1, "seals": 0}
 """Levels of a field that are written a line for each item, so that a change of one number is a change of one line."""
 
 
-def _lines(value: Any, depth: int, indent: str) -> str:
+def lines(value: Any, depth: int, indent: str = "") -> str:
+    """JSON text of plain data, its tables a line for each item down to ``depth`` levels."""
     if depth == 0 or not isinstance(value, dict) or not value:
         return json.dumps(value, separators=(", ", ": "), allow_nan=False)
     inner = indent + " "
-    parts = (f"{inner}{json.dumps(key)}: {_lines(item, depth - 1, inner)}" for key, item in value.items())
+    parts = (f"{inner}{json.dumps(key)}: {lines(item, depth - 1, inner)}" for key, item in value.items())
     return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
 
 
 def text(content: Mapping[str, Any]) -> str:
     """The text of a file: one line for every draw and cell."""
-    parts = (f" {json.dumps(key)}: {_lines(item, DEPTH.get(key, 0), ' ')}" for key, item in content.items())
+    parts = (f" {json.dumps(key)}: {lines(item, DEPTH.get(key, 0), ' ')}" for key, item in content.items())
     return "{\n" + ",\n".join(parts) + "\n}\n"

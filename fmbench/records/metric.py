@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +15,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fmbench.execution.foreign import foreign
+from fmbench.records import needs as words
 from fmbench.records.ranges import KERNEL, NON_NEGATIVE, UNBOUNDED, UNIT, Range
 
 SCOPES = ("samples", "flow")
 BETTER = ("lower", "higher", "neither")
-KINDS = ("vector", "image")
+_ANY_KIND = {("vector", "image"), ("image", "vector")}
+"""What stood in the place of needs, before there were any, for every kind of task."""
 
 
 @dataclass(frozen=True)
@@ -29,31 +32,29 @@ class Metric:
         label: how tables call it.
         unit: unit, or "" for a pure number.
         better: one of :data:`BETTER`.
-        scope: "samples" (per sampler) or "flow" (per model, on the reference solve).
-        kinds: task kinds it applies to.
+        scope: "samples" (one number per sampler) or "flow" (one per model, on its reference solve).
+        needs: names of what it looks at (:mod:`fmbench.records.needs`): where one is missing it is null with a generated reason.
         interval: how its 95 % interval is made.
         summary: one sentence.
-        measure: ``context -> Estimate``, or where it is: ``module:function``.
+        measure: ``evidence -> Estimate`` (:class:`fmbench.metrics.evidence.Evidence`), or where it is: ``module:function``.
         range: lowest and highest value it can have, which neither value nor interval leaves.
         default: whether `fmbench score` measures it when no metrics are named.
-        first_seed: measured on the first evaluation seed only, whose noise the reference solve starts from.
         version: of its definition, raised when the same samples would give another number.
         column: whether it has a column in tables; otherwise it is in the result files and the CSV only.
 
-    Raises ValueError in one line for a scope, side or kind that does not exist.
+    Raises ValueError in one line for a scope or side that does not exist, and for needs that are no names or that its scope cannot have.
     """
 
     label: str
     unit: str
     better: str
     scope: str
-    kinds: tuple[str, ...]
+    needs: tuple[str, ...]
     interval: str
     summary: str
     measure: str | Callable[[Any], Any]
     range: Range = UNBOUNDED
     default: bool = False
-    first_seed: bool = False
     column: bool = True
     version: int = 1
 
@@ -65,8 +66,27 @@ class Metric:
             raise ValueError(
                 f"metric {self.label!r}: version must be a whole number of at least 1, got {self.version!r}"
             )
-        if not set(self.kinds) <= set(KINDS):
-            raise ValueError(f"metric {self.label!r}: kinds must be among {', '.join(KINDS)}, got {self.kinds!r}")
+        needs = words.check_needs(self.needs, f"metric {self.label!r}")
+        if needs in _ANY_KIND:
+            warnings.warn(
+                f"metric {self.label!r} names kinds of tasks; write what it needs, ('coordinates',)",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+            needs = ("coordinates",)
+        object.__setattr__(self, "needs", needs)
+        hidden = words.FLOW if self.scope == "samples" else words.SAMPLES
+        for name in (name for need in needs for name in words.alternatives(need)):
+            if words.known(name).of == hidden:
+                other = SCOPES[1 - SCOPES.index(self.scope)]
+                raise ValueError(
+                    f"metric {self.label!r}: {name} is there for the scope {other!r}, and this one has {self.scope!r}"
+                )
+
+    @property
+    def first_seed(self) -> bool:
+        """Whether it is measured on the first evaluation seed alone, from whose noises the reference solve starts."""
+        return "endpoints" in self.needs
 
     def resolve(self) -> Callable[[Any], Any]:
         """The function that measures it."""
@@ -81,7 +101,9 @@ class Metric:
         return low <= value <= high
 
 
-VECTOR, IMAGE, BOTH = ("vector",), ("image",), ("vector", "image")
+REAL_VECTORS, REAL_IMAGES, REAL = ("vector", "reference"), ("image", "reference"), ("coordinates", "reference")
+FEATURES, FIELD = ("image", "reference", "features"), ("velocity",)
+LIKELIHOOD = ("exact_density|density", "exact_density|source_density")
 SEEDS = "Student t over evaluation seeds; delete-a-group jackknife with one seed"
 ROOT = "Student t over evaluation seeds; delete-a-group jackknife on the root with one seed"
 DUAL = "Student t over evaluation seeds; from the Kantorovich potentials with one seed"
@@ -94,172 +116,172 @@ MEAN = "Student t, from the spread over trajectories"
 
 BUILT_IN: dict[str, Metric] = {
     "wasserstein2": Metric(
-        "W2", "length", "lower", "samples", VECTOR, DUAL,
+        "W2", "length", "lower", "samples", REAL_VECTORS, DUAL,
         "Exact 2-Wasserstein distance to fresh target samples, root taken.",
         "fmbench.metrics.wasserstein:measure", range=NON_NEGATIVE, default=True,
     ),
     "sliced_wasserstein2": Metric(
-        "SW2", "length", "lower", "samples", BOTH, SEEDS,
+        "SW2", "length", "lower", "samples", REAL, SEEDS,
         "2-Wasserstein distance averaged over 1-D projections, root taken.",
         "fmbench.metrics.sliced:measure", range=NON_NEGATIVE, default=True,
     ),
     "frechet_distance": Metric(
-        "FD", "feature^2", "lower", "samples", IMAGE, ROOT,
+        "FD", "feature^2", "lower", "samples", ("image", "features"), ROOT,
         "Frechet distance between Gaussians fitted to classifier features.",
         "fmbench.metrics.frechet:measure", range=NON_NEGATIVE, default=True,
     ),
     "kernel_distance": Metric(
-        "KD", "", "lower", "samples", IMAGE, ROOT,
+        "KD", "", "lower", "samples", FEATURES, ROOT,
         "Unbiased squared MMD with the cubic kernel on classifier features (KID).",
         "fmbench.metrics.kernel:measure", default=True,
     ),
     "precision": Metric(
-        "P", "", "higher", "samples", IMAGE, SHARE,
+        "P", "", "higher", "samples", REAL_IMAGES, SHARE,
         "Share of samples inside the k-nearest-neighbour balls of real ones.",
         "fmbench.metrics.prdc:precision", range=UNIT, default=True,
     ),
     "recall": Metric(
-        "R", "", "higher", "samples", IMAGE, BALLS,
+        "R", "", "higher", "samples", REAL_IMAGES, BALLS,
         "Share of real samples inside the balls of generated ones.",
         "fmbench.metrics.prdc:recall", range=UNIT, default=True,
     ),
     "density": Metric(
-        "density", "", "neither", "samples", IMAGE, SPREAD,
+        "density", "", "neither", "samples", REAL_IMAGES, SPREAD,
         "How many real balls hold a sample, in units of k; 1 for real data.",
         "fmbench.metrics.prdc:density", range=NON_NEGATIVE, default=True,
     ),
     "coverage": Metric(
-        "coverage", "", "higher", "samples", IMAGE, BALLS,
+        "coverage", "", "higher", "samples", REAL_IMAGES, BALLS,
         "Share of real samples whose ball holds a generated one.",
         "fmbench.metrics.prdc:coverage", range=UNIT, default=True,
     ),
     "mmd": Metric(
-        "MMD^2", "", "lower", "samples", BOTH, ROOT,
+        "MMD^2", "", "lower", "samples", REAL, ROOT,
         "Unbiased squared MMD with a Gaussian kernel of median bandwidth.",
         "fmbench.metrics.mmd:measure", range=KERNEL, default=True,
     ),
     "c2st": Metric(
-        "C2ST", "", "lower", "samples", BOTH, FOLDS,
+        "C2ST", "", "lower", "samples", REAL, FOLDS,
         "Accuracy of a classifier that tells samples from real ones; 0.5 is the floor.",
         "fmbench.metrics.c2st:measure", range=UNIT,
     ),
     "authenticity": Metric(
-        "auth", "", "neither", "samples", IMAGE, SHARE,
+        "auth", "", "neither", "samples", REAL_IMAGES, SHARE,
         "Share of samples farther from their nearest training image than it is from its own.",
         "fmbench.metrics.memorisation:measure", range=UNIT, default=True,
     ),
     "frechet_distance_infinity": Metric(
-        "FD inf", "feature^2", "lower", "samples", IMAGE, JACKKNIFE,
+        "FD inf", "feature^2", "lower", "samples", FEATURES, JACKKNIFE,
         "Frechet distance extrapolated to infinitely many samples, free of its 1/n bias.",
         "fmbench.metrics.frechet:measure_infinity", default=True,
     ),
     "inception_score": Metric(
-        "IS", "", "higher", "samples", IMAGE, SEEDS,
+        "IS", "", "higher", "samples", ("image", "logits"), SEEDS,
         "Exponential of the mutual information between samples and classes; never looks at real data.",
         "fmbench.metrics.inception_score:measure", range=(1.0, math.inf), default=True,
     ),
     "sinkhorn_divergence": Metric(
-        "SD", "length^2", "lower", "samples", VECTOR, SEEDS,
+        "SD", "length^2", "lower", "samples", REAL_VECTORS, SEEDS,
         "Debiased entropic transport cost at a twentieth of the mean squared distance.",
         "fmbench.metrics.sinkhorn_divergence:measure", range=NON_NEGATIVE,
     ),
     "mode_coverage": Metric(
-        "modes", "", "higher", "samples", VECTOR, SEEDS,
+        "modes", "", "higher", "samples", ("vector", "mixture"), SEEDS,
         "Share of the target's mixture components that get a tenth of their due.",
         "fmbench.metrics.modes:measure_coverage", range=UNIT, default=True, column=False,
     ),
     "mode_weights_error": Metric(
-        "mode TV", "", "lower", "samples", VECTOR, SEEDS,
+        "mode TV", "", "lower", "samples", ("vector", "mixture"), SEEDS,
         "Total variation between the weights of the target's components and those of the samples.",
         "fmbench.metrics.modes:measure_weights", range=UNIT, default=True, column=False,
     ),
     "ct_score": Metric(
-        "C_T", "", "neither", "samples", IMAGE, "its own null distribution N(0, 1)",
+        "C_T", "", "neither", "samples", (*REAL_IMAGES, "heldout"), "its own null distribution N(0, 1)",
         "Mann-Whitney z score of nearest training distances against held-out data; far below 0 is copying.",
         "fmbench.metrics.memorisation:measure_ct", default=True,
     ),
     "near_copies": Metric(
-        "copies", "", "neither", "samples", IMAGE, SEEDS,
+        "copies", "", "neither", "samples", (*REAL_IMAGES, "heldout"), SEEDS,
         "Share of samples three times nearer to one training image than to any other.",
         "fmbench.metrics.memorisation:measure_copies", range=UNIT, default=True,
     ),
     "truncation_gap": Metric(
-        "gap", "length", "lower", "samples", BOTH, MEAN,
+        "gap", "length", "lower", "samples", ("coordinates", "endpoints"), MEAN,
         "RMS distance per dimension to the reference solution from the same noise.",
-        "fmbench.metrics.truncation:measure", range=NON_NEGATIVE, first_seed=True,
+        "fmbench.metrics.truncation:measure", range=NON_NEGATIVE,
     ),
     "straightness": Metric(
-        "S", "length^2", "lower", "flow", BOTH, MEAN,
+        "S", "length^2", "lower", "flow", FIELD, MEAN,
         "Mean squared deviation of the velocity from the chord; 0 for straight paths.",
         "fmbench.metrics.flow:straightness", range=NON_NEGATIVE,
     ),
     "path_energy": Metric(
-        "PE", "length^2", "lower", "flow", BOTH, MEAN,
+        "PE", "length^2", "lower", "flow", FIELD, MEAN,
         "Integral of the mean squared speed; equals S + cost.",
         "fmbench.metrics.flow:path_energy", range=NON_NEGATIVE,
     ),
     "normalized_path_energy": Metric(
-        "NPE", "", "lower", "flow", VECTOR, MEAN,
+        "NPE", "", "lower", "flow", ("vector", "w2_squared", "velocity"), MEAN,
         "|PE - W2^2| / W2^2 of the task; 0 for optimal transport.",
         "fmbench.metrics.flow:normalized_path_energy", range=NON_NEGATIVE,
     ),
     "transport_cost": Metric(
-        "cost", "length^2", "lower", "flow", BOTH, MEAN,
+        "cost", "length^2", "lower", "flow", ("velocity|flow_map",), MEAN,
         "Mean squared displacement E|Z1 - Z0|^2; at least W2^2 of what it connects.",
         "fmbench.metrics.flow:transport_cost", range=NON_NEGATIVE,
     ),
     "curvature": Metric(
-        "curv", "length^2", "lower", "flow", BOTH, MEAN,
+        "curv", "length^2", "lower", "flow", FIELD, MEAN,
         "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines.",
         "fmbench.metrics.flow:curvature", range=NON_NEGATIVE,
     ),
     "kinetic_energy": Metric(
-        "KE", "length^2", "lower", "flow", BOTH, MEAN,
+        "KE", "length^2", "lower", "flow", FIELD, MEAN,
         "Half the path energy; at least W2^2 / 2.",
         "fmbench.metrics.flow:kinetic_energy", range=NON_NEGATIVE, column=False,
     ),
     "monge_gap": Metric(
-        "Monge gap", "length^2", "lower", "flow", BOTH, "Student t over four groups of trajectories",
+        "Monge gap", "length^2", "lower", "flow", FIELD, "Student t over four groups of trajectories",
         "Transport cost minus W2^2 between the same noise and samples; 0 for optimal maps.",
         "fmbench.metrics.monge_gap:measure", range=NON_NEGATIVE,
     ),
     "crossing": Metric(
-        "V", "length^2", "lower", "flow", BOTH, MEAN,
+        "V", "length^2", "lower", "flow", FIELD, MEAN,
         "Mean squared deviation of the velocity on the chords from the chords; 0 for straight paths that never cross.",
         "fmbench.metrics.crossing:measure", range=NON_NEGATIVE, column=False,
     ),
     "first_orderness": Metric(
-        "Var eps", "length^2", "lower", "flow", BOTH, MEAN,
+        "Var eps", "length^2", "lower", "flow", FIELD, MEAN,
         "Variance of the noise prediction along a trajectory, mean over dimensions; 0 for first-order flows.",
         "fmbench.metrics.first_order:measure", range=NON_NEGATIVE, column=False,
     ),
     "velocity_error": Metric(
-        "v err", "length^2", "neither", "flow", BOTH, MEAN,
+        "v err", "length^2", "neither", "flow", ("velocity", "oracle"), MEAN,
         "Squared distance to the exact velocity of independent pairs; other couplings aim at another velocity.",
         "fmbench.metrics.velocity_error:measure", range=NON_NEGATIVE, column=False,
     ),
     "relative_velocity_error": Metric(
-        "rel v err", "", "neither", "flow", BOTH, "delete-a-group jackknife over trajectories",
+        "rel v err", "", "neither", "flow", ("velocity", "oracle"), "delete-a-group jackknife over trajectories",
         "The same over the energy of the exact velocity: the share of the motion that was not learnt.",
         "fmbench.metrics.velocity_error:measure_relative", range=NON_NEGATIVE,
     ),
     "round_trip_error": Metric(
-        "round trip", "length", "lower", "flow", BOTH, "delta method on the spread over trajectories",
+        "round trip", "length", "lower", "flow", FIELD, "delta method on the spread over trajectories",
         "RMS distance per dimension between a noise and itself after solving forward and back.",
         "fmbench.metrics.inversion:measure", range=NON_NEGATIVE, column=False,
     ),
     "lipschitz": Metric(
-        "Lip", "1/time", "neither", "flow", BOTH, MEAN,
+        "Lip", "1/time", "neither", "flow", FIELD, MEAN,
         "Largest singular value of dv/dx met along a trajectory, mean over trajectories.",
         "fmbench.metrics.lipschitz:measure", range=NON_NEGATIVE, column=False,
     ),
     "nll": Metric(
-        "NLL", "nats", "lower", "flow", VECTOR, MEAN,
+        "NLL", "nats", "lower", "flow", ("vector", *LIKELIHOOD), MEAN,
         "Exact negative log-likelihood of fresh real points.",
         "fmbench.metrics.likelihood:measure_nll",
     ),
     "bits_per_dimension": Metric(
-        "BPD", "bits", "lower", "flow", IMAGE, MEAN,
+        "BPD", "bits", "lower", "flow", ("image", "levels", *LIKELIHOOD), MEAN,
         "Negative log2-likelihood per pixel of held-out images, uniformly dequantised, Hutchinson trace.",
         "fmbench.metrics.likelihood:measure_bits",
     ),

@@ -41,6 +41,8 @@ MOST_ROWS = 1 << 20
 """Samples in one training batch."""
 LONGEST_TEXT = 300
 """Characters of a name or a licence."""
+FREE = {"train.seed", "train.precision"}
+"""What the closed division leaves to a recipe of its own: another seed, and how fast its device computes."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -57,7 +59,8 @@ class Training:
         ema: decay of the exponential moving average of the weights that is saved, warmed up as (1 + step) / (10 + step).
         seed: key of every random number in the run.
         storage: dtype of the saved weights, float32 or float16.
-        precision: "bfloat16" runs the loss under autocast; weights, optimiser and average stay float32.
+        precision: "bfloat16" runs the loss under autocast, "auto" does where the device has units for it and says so in ``made``; weights,
+            optimiser and average stay float32. A choice of speed that the closed division leaves free.
         optimiser: name of the optimiser.
         optimiser_options: its own parameters, the table ``[train.optimiser_options]``.
     """
@@ -189,7 +192,7 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
             _check_text(getattr(recipe, key), f"{where}: {key}")
     _check_choice(recipe.division, ("closed", "open", "tool"), f"{where}: division")
     _check_choice(recipe.train.storage, ("float32", "float16"), f"{where} [train]: storage")
-    _check_choice(recipe.train.precision, ("float32", "bfloat16"), f"{where} [train]: precision")
+    _check_choice(recipe.train.precision, ("float32", "bfloat16", "auto"), f"{where} [train]: precision")
     _check_choice(recipe.train.schedule, ("cosine", "constant"), f"{where} [train]: schedule")
     _check_text(recipe.train.optimiser, f"{where} [train]: optimiser")
     _check_keys(recipe.train.optimiser_options, f"{where} [train.optimiser_options]")
@@ -286,7 +289,7 @@ def closed(task: Any, method: str, parameters: Mapping[str, Any] | None = None, 
 def require_closed(recipe: Recipe, task: Any, where: str) -> None:
     """Raise ValueError when a recipe claims the closed division with a network or budget that is not the task's.
 
-    The seed is free, and so is what has no network to train.
+    What is :data:`FREE` is, and so is what has no network to train.
     """
     if recipe.division != "closed" or not recipe.net:
         return
@@ -298,7 +301,7 @@ def require_closed(recipe: Recipe, task: Any, where: str) -> None:
         }
         for r in (recipe, fixed)
     )
-    for key in sorted({*claimed, *allowed} - {"train.seed"}):
+    for key in sorted({*claimed, *allowed} - FREE):
         given, own = (list(v) if isinstance(v, tuple) else v for v in (claimed.get(key), allowed.get(key)))
         if given != own:
             raise ValueError(
@@ -325,7 +328,7 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
                 raise ValueError(f"unknown recipe table {parent!r} in {dotted!r}; allowed: method, net, train")
             table = table[parent]
         table[key] = value
-        changes = dotted.partition(".")[0] in ("net", "train") and dotted != "train.seed"
+        changes = dotted.partition(".")[0] in ("net", "train") and dotted not in FREE
         if changes and recipe.division == "closed" and "division" not in settings:
             content["division"] = "open"
     return parse(content, "recipe with overrides")

@@ -1,22 +1,23 @@
 """A result: one JSON file per (benchmark, task, entry), machine-written. Reading it needs no torch.
 
 What a result may hold is said in :mod:`fmbench.records.schema`, how a file holds it in :mod:`fmbench.records.file`; both are checked here
-when one is written and when one is read.
+when one is written and when one is read. Raw values and witnesses lie in a file beside it (:mod:`fmbench.records.sidecar`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmbench.records import file
+from fmbench.records import file, sidecar
 from fmbench.records.sampler import Sampler
 from fmbench.records.schema import LARGEST_FILE, SCHEMA, EstimateTable, ResultFile, check_value
+from fmbench.records.sidecar import Part, Sidecar, Witness
 from fmbench.records.typed import plain, require
-from fmbench.storage.files import write_atomic
+from fmbench.storage.files import sha256, write_atomic
 from fmbench.storage.readers import MEBIBYTE, read_json
 
 
@@ -32,6 +33,9 @@ class Estimate:
         details: extractor and reference hashes, solver of a reference solve, and whatever else pins the number.
         key: what determines it beside the samples (:mod:`fmbench.records.keys`); empty where nobody said.
         run: name of the run it was measured in, a key of :attr:`Result.runs`; empty for the result's own.
+        replicates: raw values behind the interval, for comparisons: the value of every evaluation seed where ``details`` has ``per_seed``;
+            otherwise the values with group ``g`` of the rows left out, ``g = 0, 1, ...``, where row ``i`` is in group ``i mod 20``: the same
+            rows for every metric and entry (fewer groups below 40 rows). Empty where nobody said. They lie in the sidecar of a result.
     """
 
     value: float | None
@@ -41,6 +45,7 @@ class Estimate:
     details: Mapping[str, Any] = field(default_factory=dict)
     key: str = field(default="", compare=False)
     run: str = field(default="", compare=False)
+    replicates: tuple[float, ...] = field(default=(), compare=False)
 
     @classmethod
     def missing(cls, reason: str) -> Estimate:
@@ -62,6 +67,9 @@ class Row:
         failed: one line when the samples were unusable (NaN, an exception), else None.
         id: name of the draw, made of all that determines the samples (:mod:`fmbench.records.keys`); empty where nobody said.
         run: name of the run it was drawn in; empty for the result's own.
+        mflop: millions of floating-point operations per sample, those of all networks and of everything beside them; None where nobody
+            counted.
+        witness: of the first samples of the first seed, which lies in the sidecar; None where there is none.
     """
 
     solver: str
@@ -74,6 +82,8 @@ class Row:
     failed: str | None = None
     id: str = field(default="", compare=False)
     run: str = field(default="", compare=False)
+    mflop: float | None = None
+    witness: Witness | None = field(default=None, compare=False)
 
     @property
     def sampler(self) -> Sampler:
@@ -104,8 +114,14 @@ class Result:
         unranked_because: why ``ranked`` is False, one line for each reason; empty in files of versions that did not say.
         flow_id: name of the reference solve; empty where nobody said.
         runs: later runs that filled in what was missing, by name: environment, time and duration.
+        seconds: how long it took, in all.
+        phases: seconds of trial, sampling, features, core, flow, latency, cost; empty in files of versions that did not say.
         retired: numbers that another definition, other samples or other weights have replaced, by draw and metric.
         status: a rung of :data:`~fmbench.records.schema.STATUSES`.
+        sidecar: hash of the file of raw values and witnesses beside the one it was read from; empty where there is none.
+        without_sidecar: why that file could not be read, in one line that names it; empty when it was, or when there is none.
+        flow_witness: of the velocity field; None where there is none.
+        codes: hashes of earlier code whose witnesses came out again under ``code_sha256``.
     """
 
     benchmark: Mapping[str, Any]
@@ -120,6 +136,7 @@ class Result:
     status: str = "rerun"
     peak_memory_bytes: int | None = None
     seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
     cost: Mapping[str, Any] = field(default_factory=dict)
@@ -127,6 +144,10 @@ class Result:
     flow_id: str = field(default="", compare=False)
     runs: Mapping[str, Any] = field(default_factory=dict)
     retired: Mapping[str, Any] = field(default_factory=dict)
+    sidecar: str = field(default="", compare=False)
+    without_sidecar: str = field(default="", compare=False)
+    flow_witness: Witness | None = field(default=None, compare=False)
+    codes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def entry(self) -> str:
@@ -134,27 +155,42 @@ class Result:
         return str(self.model["name"]).rpartition("/")[2]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, every number with all that describes it: schema 1, which is long. Files are shorter (:mod:`fmbench.records.file`)."""
+        """Plain data, every number with all that describes it: schema 1, which is long. Files are shorter (:mod:`fmbench.records.file`).
+
+        What lies in the sidecar is not in it.
+        """
         content = dataclasses.asdict(self)
-        for name in ("unranked_because", *SAID_WHERE_KNOWN):
+        for name in BESIDE:
+            content.pop(name, None)
+        for name in ("unranked_because", "phases", *SAID_WHERE_KNOWN):
             if name in content and not content[name]:
                 # Files without them stay what they were before there were any.
                 del content[name]
+        for row in content["rows"]:
+            if row["mflop"] is None:
+                del row["mflop"]
         for table in (*content["rows"], *_estimates_in(content)):
+            for name in BESIDE:
+                table.pop(name, None)
             for name in SAID_WHERE_KNOWN:
                 if not table.get(name, True):
                     del table[name]
         return content
 
     def save(self, folder: Path) -> Path:
-        """Write ``folder/<benchmark>/<task>/<entry>.json`` atomically and return the path.
+        """Write ``folder/<benchmark>/<task>/<entry>.json`` atomically, its sidecar first where there is one, and return the path.
 
-        Raises ValueError in one line, before anything is written, for a result that :func:`read` would refuse.
+        Whenever this is cut short, what lies there is a whole result with its sidecar. Raises ValueError in one line, before anything is
+        written, for a result that :func:`read` would refuse.
         """
         try:
             content = plain(self.to_json())
             require(content, ResultFile)
-            text = file.text(file.fold(content))
+            folded = file.fold(content)
+            beside = sidecar.text_of(_parts(self, folded), self.codes)
+            if beside:
+                folded["sidecar"] = sha256(beside.encode())
+            text = file.text(folded)
             if len(text) > LARGEST_FILE:
                 raise ValueError(
                     f"it takes {len(text) / MEBIBYTE:.1f} MiB, and at most {LARGEST_FILE / MEBIBYTE:g} are read"
@@ -162,11 +198,16 @@ class Result:
         except ValueError as error:
             raise ValueError(f"the result of {self.model.get('name')!r} cannot be written: {error}") from None
         path = folder / self.benchmark["name"] / self.task["name"] / f"{self.entry}.json"
+        if beside:
+            sidecar.write(path, beside)
         write_atomic(path, text)
+        sidecar.tidy(path, folded.get("sidecar", ""))
         return path
 
 
 SAID_WHERE_KNOWN = ("key", "run", "id", "flow_id", "runs", "retired")
+BESIDE = ("replicates", "witness", "flow_witness", "codes", "sidecar", "without_sidecar")
+"""Fields that are not in the long form: they lie in the sidecar, or say where it is."""
 
 
 def _estimates_in(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -176,11 +217,62 @@ def _estimates_in(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def check_estimate(name: str, estimate: Estimate) -> None:
     """Raise ValueError in one line for an estimate that a result cannot hold: what a metric returns is checked before it joins the others."""
-    check_value(name, require(plain(dataclasses.asdict(estimate)), EstimateTable))
+    table = plain(dataclasses.asdict(estimate))
+    if raw := table.pop("replicates"):
+        require({"groups": {name: raw}}, Part)
+    check_value(name, require(table, EstimateTable))
 
 
 def _estimates(table: Mapping[str, Any]) -> dict[str, Estimate]:
-    return {k: Estimate(**{**v, "ci": tuple(v["ci"]) if v.get("ci") else None}) for k, v in table.items()}
+    return {
+        name: Estimate(
+            **{**v, "ci": tuple(v["ci"]) if v.get("ci") else None},
+            replicates=tuple(v.get("details", {}).get("per_seed", ())),
+        )
+        for name, v in table.items()
+    }
+
+
+def _parts(found: Result, folded: Mapping[str, Any]) -> dict[str, Part]:
+    """What lies beside a result, by the names of its cells in a file."""
+    tables = [*((row.witness, row.metrics) for row in found.rows), (found.flow_witness, found.flow)]
+
+    return {
+        name: Part(witness, {n: e.replicates for n, e in table.items() if e.replicates and "per_seed" not in e.details})
+        for name, (witness, table) in zip(folded["cells"], tables, strict=True)
+    }
+
+
+def _completed(found: Result, names: Sequence[str], beside: Sidecar) -> Result:
+    """A result with what lies beside it; ``names`` are those of its rows and of its flow in the file."""
+
+    def filled(table: Mapping[str, Estimate], part: Part) -> dict[str, Estimate]:
+        raw = part.groups
+        return {n: dataclasses.replace(e, replicates=raw[n]) if n in raw else e for n, e in table.items()}
+
+    *parts, flow = (beside.parts.get(name, Part()) for name in names)
+    rows = (
+        dataclasses.replace(row, metrics=filled(row.metrics, part), witness=part.witness)
+        for row, part in zip(found.rows, parts, strict=True)
+    )
+    return dataclasses.replace(
+        found, rows=tuple(rows), flow=filled(found.flow, flow), flow_witness=flow.witness, codes=beside.codes
+    )
+
+
+def _with_sidecar(found: Result, content: Mapping[str, Any], path: Path, without: Collection[str] = ()) -> Result:
+    """The result of a file with its sidecar, or with the reason why that cannot be read."""
+    sha = content.get("sidecar")
+    if sha is None:
+        return found
+    flow = [name for name in content["cells"] if name not in content["draws"]]
+    names = [name for name in content["draws"] if name not in without]
+    try:
+        return dataclasses.replace(_completed(found, [*names, *flow], sidecar.read(path, sha)), sidecar=sha)
+    except ValueError as error:
+        return dataclasses.replace(
+            found, sidecar=sha, without_sidecar=f"{error}; run the benchmark again with --overwrite"
+        )
 
 
 def _of_long_form(content: Any) -> Result:
@@ -209,14 +301,14 @@ def parse(content: Any) -> Result:
 
 
 def read(path: Path) -> Result:
-    """Read one result, of schema 1 or 2.
+    """Read one result, of schema 1 or 2, with its sidecar where it names one; one that cannot be read is only noted in ``without_sidecar``.
 
     Raises FileNotFoundError, or ValueError in one line that names the file and the place, for anything that :meth:`Result.save` would not
     have written.
     """
     content = read_json(path, "result", LARGEST_FILE)
     try:
-        return parse(content)
+        return _with_sidecar(parse(content), content, path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -232,6 +324,8 @@ def read_intact(path: Path) -> Result | None:
             return parse(content)
         file.check(content)
         bad = file.broken(content)
-        return None if set(content["draws"]) <= set(bad) else _of_long_form(file.unfold(content, bad))
+        if set(content["draws"]) <= set(bad):
+            return None
+        return _with_sidecar(_of_long_form(file.unfold(content, bad)), content, path, bad)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -27,7 +27,8 @@ from fmbench.records.conditions import (
     Seconds,
     Text,
 )
-from fmbench.records.metric import KINDS, METRICS, Metric
+from fmbench.records.latency import Latency
+from fmbench.records.metric import METRICS, Metric
 from fmbench.records.names import LONGEST, check_name_in
 from fmbench.records.sampler import MOST_STEPS, UNSAMPLED
 from fmbench.records.typed import law, one_of, shown, step
@@ -93,55 +94,6 @@ class EstimateTable(Closed, frozen=True):
         return None if isinstance(self.details.per_seed, UnsetType) else self.details.per_seed
 
 
-class Batch(Closed, frozen=True):
-    """Latency at one batch size, in seconds per batch, or the reason why it could not be measured."""
-
-    batch: Positive
-    p50: Seconds | None = None
-    p95: Seconds | None = None
-    p99: Seconds | None = None
-    iqr: Seconds | None = None
-    throughput: Amount | None = None
-    repeats: Count | None = None
-    warmup: Count | None = None
-    stable: bool | None = None
-    failed: Text | None = None
-
-    def __post_init__(self) -> None:
-        known = [q for q in (self.p50, self.p95, self.p99) if q is not None]
-        law(known == sorted(known), f"p50, p95 and p99 must not fall, got {shown(known)}")
-
-
-class Best(Closed, frozen=True):
-    """The batch size of the highest throughput."""
-
-    batch: Positive
-    throughput: Amount
-
-
-class Latency(Batch, frozen=True):
-    """Latency of the largest batch size with its conditions, of all of them, and the best; or why there is none."""
-
-    batch: Positive | None = None
-    first_call: Seconds | None = None
-    clock: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    compile: str | None = None
-    threads: Count | None = None
-    tf32: str | None = None
-    clock_mhz: Amount | None = None
-    best: Best | None = None
-    batches: tuple[Batch, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        law(
-            self.batch is not None or self.failed is not None,
-            "batch must say of how many samples, or failed why there is none",
-        )
-
-
 class LeftOut(Closed, frozen=True):
     """Files of a folder or archive that hold no picture, and the names of the first of them."""
 
@@ -191,6 +143,7 @@ class RowTable(Closed, frozen=True):
     failed: Text | None = None
     id: str = ""
     run: str = ""
+    mflop: Amount | None = None
 
     def __post_init__(self) -> None:
         check_name_in("solver", self.solver, "a solver")
@@ -221,7 +174,7 @@ class Task(Closed, frozen=True):
     def __post_init__(self) -> None:
         check_name_in("name", self.name, "a task")
         if not isinstance(self.kind, UnsetType):
-            one_of("kind", self.kind, KINDS)
+            check_name_in("kind", self.kind, "a kind of task")
 
 
 class Model(Closed, frozen=True):
@@ -250,6 +203,7 @@ class Run(Closed, frozen=True):
     created: str = ""
     seconds: Seconds = 0.0
     peak_memory_bytes: Count | None = None
+    phases: dict[str, Seconds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         law(is_time(self.created), f"created must be a time as in ISO 8601, or empty, got {shown(self.created)}")
@@ -280,6 +234,7 @@ class ResultFile(Closed, frozen=True):
     status: str = "rerun"
     peak_memory_bytes: Count | None = None
     seconds: Seconds = 0.0
+    phases: dict[str, Seconds] = field(default_factory=dict)
     created: str = ""
     cost: Cost = Cost()
     unranked_because: tuple[Text, ...] = ()

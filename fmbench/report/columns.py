@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from fmbench.records.metric import METRICS, Metric
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
 from fmbench.report.judging import Judged, metric_info
-from fmbench.report.ranking import CONDITIONAL, DIVISIONS, Standing, standing
+from fmbench.report.ranking import CONDITIONAL, DIVISIONS, Standing, mflop_of, standing
 
-CONDITIONS = ("batch", "repeats", "p95", "p99", "stable", "device", "threads", "dtype", "compile", "tf32", "clock")
+CONDITIONS = (
+    "batch",
+    "repeats",
+    "p95",
+    "p99",
+    "iqr",
+    "others",
+    "device",
+    "threads",
+    "dtype",
+    "compile",
+    "tf32",
+    "clock",
+)
 """What the note of a latency says."""
+UNSETTLED = "not stable when it was timed"
+"""Why times of earlier versions are void."""
 NOT_RUN = Cell(MISSING, note="not run with this sampler")
 
 
@@ -80,19 +96,50 @@ def _nfe(row: Row | None) -> Cell:
     return Cell(text, total, clean(parts))
 
 
+def _work(judged: Judged) -> Cell:
+    row = judged.row
+    mflop = None if row is None or not row.nfe else mflop_of(judged.result, row)
+    if row is None or mflop is None:
+        return Cell(MISSING, note="not counted")
+    how = "evaluations times the operations of one" if row.mflop is None else "of all networks, counted by torch"
+    return Cell(plain(mflop, 3), mflop, f"{how}, 2 per multiply-add")
+
+
+def _void(latency: Mapping[str, Any] | None) -> str | None:
+    """Why times are not to be compared, None when they may be."""
+    if not latency or latency.get("p50") is None:
+        return str((latency or {}).get("failed") or "not timed")
+    return None if latency.get("stable") else str(latency.get("void") or UNSETTLED)
+
+
 def _latency(judged: Judged) -> Cell:
     latency = judged.row.latency if judged.row else None
-    if not latency or latency.get("p50") is None:
-        return Cell(MISSING, note="not timed")
+    if latency is None or (void := _void(latency)) is not None:
+        return Cell(MISSING, note=clean("not timed" if latency is None else void or "", REASON_LENGTH))
     shown = {key: value for key, value in latency.items() if key in CONDITIONS and value is not None}
     note = clean("milliseconds per batch; " + ", ".join(f"{k} {v}" for k, v in shown.items()), REASON_LENGTH)
-    return Cell(plain(1e3 * latency["p50"], 3), latency["p50"], note)
+    low, high = latency.get("low"), latency.get("high")
+    if low is None or high is None:
+        return Cell(plain(1e3 * latency["p50"], 3), latency["p50"], note)
+    estimate = Estimate(1e3 * latency["p50"], (1e3 * low, 1e3 * high), latency.get("repeats") or 1)
+    return Cell(estimate_cell(estimate).text, latency["p50"], note)
+
+
+def _processor(judged: Judged) -> Cell:
+    latency = judged.row.latency if judged.row else None
+    if not latency or latency.get("cpu") is None:
+        return Cell(MISSING, note="not timed")
+    note = f"CPU seconds of the process per sample at batch {latency['batch']}: other processes do not count"
+    return Cell(plain(1e3 * latency["cpu"], 3), latency["cpu"], clean(note))
 
 
 def _throughput(judged: Judged) -> Cell:
-    best = (judged.row.latency or {}).get("best") if judged.row else None
+    latency = (judged.row.latency if judged.row else None) or {}
+    best = latency.get("best")
     if not isinstance(best, Mapping) or not isinstance(best.get("throughput"), int | float):
         return Cell(MISSING, note="not timed")
+    if (void := _void(latency)) is not None:
+        return Cell(MISSING, note=clean(void, REASON_LENGTH))
     note = f"samples per second at batch {best.get('batch')}, the fastest of those timed"
     return Cell(f"{best['throughput']:,.0f}", best["throughput"], clean(note))
 
@@ -161,6 +208,7 @@ def columns_of(
     """
     called = {sampler: clean(label) for sampler, label in labels.items()}
     judged_nfe = "Measured network evaluations per sample, guidance included, in the row that is ranked."
+    judged_mflop = "Millions of floating-point operations per sample, of all networks, in the row that is ranked."
     division = (
         "closed: the task's fixed network, data and training budget; open: anything; "
         "conditional: told the class of every sample."
@@ -185,9 +233,15 @@ def columns_of(
             for sampler, label in called.items()
         ),
         Column(f"NFE @{budget}", judged_nfe, lambda j: _nfe(j.row)),
+        Column(f"MFLOP @{budget}", judged_mflop, _work),
         *(_nfe_column(sampler, label) for sampler, label in called.items() if sampler.steps is None),
         *(_flow_column(name) for name in _flow_metrics(results)),
-        Column("p50 ms", "Median latency of a batch in milliseconds, in the row that is ranked.", _latency),
+        Column(
+            "p50 ms",
+            "Median latency of a batch in milliseconds, in the row that is ranked; empty where it was not stable.",
+            _latency,
+        ),
+        Column("CPU ms", "CPU milliseconds per sample at the same batch size, in the row that is ranked.", _processor),
         Column("samples/s", "Throughput at the fastest batch size timed, in the row that is ranked.", _throughput),
         Column("MFLOP", "Millions of floating-point operations of one network evaluation for one sample.", _operations),
         Column("division", division, _division, numeric=False),

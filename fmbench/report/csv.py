@@ -9,12 +9,13 @@ from typing import Any
 
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.report.cells import REASON_LENGTH, clean
+from fmbench.report.ranking import mflop_of
 
 FIELDS: tuple[str, ...] = (
     "benchmark", "version", "protocol", "task", "task_version", "entry", "model", "method", "division", "status",
-    "ranked", "parameters", "solver", "steps", "guidance", "nfe", "metric", "value", "lo", "hi", "n", "reason",
+    "ranked", "parameters", "solver", "steps", "guidance", "nfe", "mflop", "metric", "value", "lo", "hi", "n", "reason",
 )  # fmt: skip
-LATENCY = ("p50", "p95", "throughput")
+LATENCY = ("p50", "low", "high", "p95", "cpu", "throughput")
 
 
 def guard(text: str) -> str:
@@ -59,8 +60,8 @@ def _row_numbers(row: Row) -> Iterator[dict[str, Any]]:
 def records(result: Result) -> Iterator[dict[str, Any]]:
     """One record per number of a result; nulls keep their reason.
 
-    Latencies are seconds per batch, throughput is samples per second. Flow metrics, which do not depend on the sampler,
-    leave the sampler's columns empty.
+    ``mflop`` are millions of floating-point operations per sample. Latencies are seconds per batch, throughput is samples per second.
+    Flow metrics, which do not depend on the sampler, leave the sampler's columns empty.
     """
     identity = _identity(result)
     for row in result.rows:
@@ -69,6 +70,7 @@ def records(result: Result) -> Iterator[dict[str, Any]]:
             "steps": row.steps,
             "guidance": row.guidance,
             "nfe": row.total_nfe if row.nfe else None,
+            "mflop": mflop_of(result, row) if row.nfe else None,
         }
         for number in _row_numbers(row):
             yield {**identity, **sampler, **number}

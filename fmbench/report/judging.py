@@ -61,7 +61,7 @@ def metric_info(name: str) -> Metric:
 
 
 def _place(result: Result, primary: str, budget: int) -> Judged:
-    row = rank_row(result.rows, budget)
+    row = rank_row(result, budget)
     name = anchor(result)
     if name is not None:
         row = row or unsampled_row(result)

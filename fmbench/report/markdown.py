@@ -19,7 +19,8 @@ number as CSV.
 - **rank** is 1 + the number of entries of the same division that are better beyond doubt; entries that cannot be told
   apart share a rank. All entries see the same noise and reference samples, so with several evaluation seeds it is the
   differences seed by seed that must exclude 0 (95 %, Student t); with one seed the intervals must not overlap. An entry
-  is judged by its row with the most measured evaluations within the budget, a one-step map by its one.
+  is judged by its row with the most operations per sample (MFLOP) among those within the budget of measured evaluations, a one-step map by
+  its one: in the closed division evaluations of the task's network count, in the open one those of all networks.
 - **Bold**: no ranked entry of the division is significantly better in this column.
 - **data** (fresh real samples scored like a model) and **oracle** (exact velocity) are anchors: they bound the others,
   unranked.

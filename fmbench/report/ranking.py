@@ -19,6 +19,8 @@ DECLARED = ("closed", "open")
 CONDITIONAL = " conditional"
 DIVISIONS = tuple(name + labels for labels in ("", CONDITIONAL) for name in DECLARED)
 """What is ranked apart: an entry that is told the class of every sample never competes with one that is not."""
+OF_THE_NET = ("network", "guidance", "gradient")
+"""Purposes of evaluations of the task's network: forward, once more to guide it, backward."""
 PRIMARY = {"vector": "wasserstein2", "image": "frechet_distance"}
 STEPS = 8
 
@@ -78,18 +80,44 @@ def applies(row: Row) -> bool:
     return row.failed is not None or any(e.value is not None for e in row.metrics.values())
 
 
-def rank_row(rows: Sequence[Row], budget: int) -> Row | None:
-    """The row an entry is judged by: the one with the most measured evaluations within the budget, the first of the protocol of several.
+def mflop_of(result: Result, row: Row) -> float | None:
+    """Millions of floating-point operations per sample; None where nobody counted.
 
-    Evaluations of every purpose count. Solvers that choose their steps are left out: nobody could have asked for a budget. A failed row
-    counts as if it had taken one evaluation a step, so that an entry is not judged by what it does with less.
+    For a row that does not say they are its evaluations times the operations of one, which the cost of a result has: the same for a model
+    of one network.
     """
-    fixed = [row for row in rows if (row.steps is not None or row.solver in ONE_PASS) and applies(row)]
-    return max((row for row in fixed if _spent(row) <= budget + 1e-9), key=_spent, default=None)
+    if row.mflop is not None:
+        return row.mflop
+    one = result.cost.get("flops_per_evaluation")
+    return one * _spent(row) / 1e6 if isinstance(one, int | float) else None
 
 
-def _spent(row: Row) -> float:
-    return row.total_nfe if row.nfe else float(row.steps or 1)
+def rank_row(result: Result, budget: int) -> Row | None:
+    """The row an entry is judged by: the one with the most operations per sample within the budget, the first of the protocol of several.
+
+    The budget is of evaluations: in the closed division those of the task's network (:data:`OF_THE_NET`), whose heads and decoders are small
+    and shared, elsewhere those of all networks. Solvers that choose their steps are left out: nobody could have asked for a budget. A
+    failed row counts as if it had taken one evaluation a step, so that an entry is not judged by what it does with less. What a row scores
+    plays no part.
+    """
+    closed = result.model.get("division") == "closed"
+    within = [
+        row
+        for row in result.rows
+        if (row.steps is not None or row.solver in ONE_PASS) and applies(row) and _spent(row, closed) <= budget + 1e-9
+    ]
+    work = [mflop_of(result, row) for row in within]
+    if None in work:
+        # Operations of some rows cannot be compared with evaluations of others.
+        work = [_spent(row) for row in within]
+    best = max(range(len(within)), key=lambda i: work[i] or 0.0, default=None)
+    return None if best is None else within[best]
+
+
+def _spent(row: Row, of_the_net: bool = False) -> float:
+    if not row.nfe:
+        return float(row.steps or 1)
+    return sum(count for purpose, count in row.nfe.items() if not of_the_net or purpose in OF_THE_NET)
 
 
 def primary_metric(results: Sequence[Result], primary: Mapping[str, str]) -> str:

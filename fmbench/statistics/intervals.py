@@ -70,7 +70,7 @@ def mean_estimate(values: np.ndarray, bounds: Range = UNBOUNDED, **details: Any)
         )
     half = t95(n - 1) * spread(values) / math.sqrt(n) if n > 1 else math.nan
     ci = enclosing(mean, mean - half, mean + half, bounds) if n > 1 else None
-    return Estimate(mean, ci, n, details=details)
+    return Estimate(mean, ci, n, details=details, replicates=means_without_groups(values))
 
 
 def wilson_interval(share: float, n: float) -> tuple[float, float]:
@@ -108,7 +108,15 @@ def proportion_estimate(hits: np.ndarray, **details: Any) -> Estimate:
     if len(hits) == 0 or not np.isin(hits, (0.0, 1.0)).all():
         raise ValueError(f"a proportion needs at least 1 value, all 0 or 1, got {hits[:5].tolist()}")
     share = float(hits.mean())
-    return Estimate(share, wilson_interval(share, len(hits)), len(hits), details=details)
+    ci, partial = wilson_interval(share, len(hits)), means_without_groups(hits)
+    return Estimate(share, ci, len(hits), details=details, replicates=partial)
+
+
+def means_without_groups(values: np.ndarray, groups: int = GROUPS) -> tuple[float, ...]:
+    """Means of (n,) values with each of the groups of :func:`deletions` left out; none from fewer than four values, or when one overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = [float(values[kept].mean()) for kept, _ in deletions(len(values), groups=groups)]
+    return tuple(means) if all(map(math.isfinite, means)) else ()
 
 
 def jackknife_error(partial: np.ndarray) -> float:
@@ -125,8 +133,10 @@ def jackknife_error(partial: np.ndarray) -> float:
 def deletions(n: int, m: int | None = None, groups: int = GROUPS) -> list[tuple[np.ndarray, np.ndarray]]:
     """Masks of what is kept when each group is left out: pairs of (n,) and (m,) booleans; none when groups are too few.
 
-    Groups are interleaved, so that they are exchangeable whatever the order. Leaving a group out of both sets at once
-    covers the randomness of both. Without ``m`` the second mask is empty: the other set is held fixed.
+    Groups are interleaved, row ``i`` in group ``i mod groups``, so that they are exchangeable whatever the order, and every metric of
+    every entry leaves the same rows out: row ``i`` of a seed has the same noise for all, so that such values can be compared in pairs.
+    Leaving a group out of both sets at once covers the randomness of both. Without ``m`` the second mask is empty: the other set is held
+    fixed.
     """
     groups = min(groups, (n if m is None else min(n, m)) // 2)
     other = np.arange(m or 0)
@@ -151,7 +161,8 @@ def jackknife_estimate(
     if not len(partial):
         return Estimate(value, None, n, details=details)
     half = t95(len(partial) - 1) * jackknife_error(partial)
-    return Estimate(value, enclosing(value, value - half, value + half, bounds), n, details=details)
+    ci = enclosing(value, value - half, value + half, bounds)
+    return Estimate(value, ci, n, details=details, replicates=tuple(partial.tolist()))
 
 
 def squared_interval(
@@ -212,4 +223,4 @@ def over_seeds(estimates: Sequence[Estimate], bounds: Range = UNBOUNDED) -> Esti
             below, above = (root_sum_squares(np.array([mean - ci[side] for ci in own])) / count for side in (0, 1))
     details = {**estimates[0].details, "per_seed": values.tolist()}
     ci = enclosing(mean, mean - below, mean + above, bounds)
-    return Estimate(mean, ci, sum(e.n for e in estimates), details=details)
+    return Estimate(mean, ci, sum(e.n for e in estimates), details=details, replicates=tuple(values.tolist()))

@@ -30,7 +30,7 @@ SMALL_TRAIN = {
     "clip": 1.0,
     "ema": 0.999,
     "storage": "float16",
-    "precision": "bfloat16",
+    "precision": "auto",
 }
 # The network and budget of torchcfm's CIFAR-10 example.
 LARGE_NET = preset("unet-cifar10")
@@ -42,7 +42,7 @@ LARGE_TRAIN = {
     "schedule": "constant",
     "clip": 1.0,
     "ema": 0.9999,
-    "precision": "bfloat16",
+    "precision": "auto",
 }
 
 
@@ -100,6 +100,11 @@ class HubImages:
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker maps the file itself; pickling the map would copy every pixel.
         return HubImages, (self.dataset, self.split)
+
+    @property
+    def sha256(self) -> str:
+        """The published hash of its pixels."""
+        return self.dataset.split(self.split).sha256
 
     def __len__(self) -> int:
         return self.dataset.split(self.split).rows

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fmbench.execution.operators import OperatorMode
 from fmbench.training.piecewise import Rows
 
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
@@ -47,7 +47,7 @@ class OwnRows(TorchFunctionMode):
         return x.mul_(mask) if inplace else x * mask
 
 
-class NothingElseDrawn(TorchDispatchMode):
+class NothingElseDrawn(OperatorMode):
     """Inside, an operation that draws random numbers raises CannotBeCut, but for the masks of ``own``."""
 
     def __init__(self, own: OwnRows) -> None:

@@ -22,6 +22,7 @@ from fmbench.training.base_samples import remembering
 from fmbench.training.claim import TEMPORARY, WORKSPACE, claim
 from fmbench.training.optimisers import check_optimiser
 from fmbench.training.piecewise import check_rows
+from fmbench.training.precision import precision_on
 from fmbench.training.processes import Processes, join, launch, launched
 from fmbench.training.steps import Report, Run, Saving, advance_to, learning_rate, moving_average
 from fmbench.zoo.building import build, in_words, make_task, require_closed_net
@@ -204,7 +205,9 @@ def _finish(run: Run, out: Path, device: str, teacher: Model | None) -> None:
     averaged = run.average.module
     assert isinstance(averaged, Method)
     taught = {} if teacher is None else {"teacher_sha256": teacher.identity.get("weights_sha256") or ""}
-    write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut, **taught})
+    precision = run.recipe.train.precision
+    chosen = {"precision": precision_on(torch.device(device), precision)} if precision == "auto" else {}
+    write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut, **chosen, **taught})
     for leftover in (CHECKPOINT, TEMPORARY):
         (out / leftover).unlink(missing_ok=True)
     shutil.rmtree(out / WORKSPACE, ignore_errors=True)

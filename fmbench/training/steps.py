@@ -20,6 +20,7 @@ from fmbench.records.recipe import Recipe, Training
 from fmbench.training import checkpoint
 from fmbench.training.optimisers import make_optimiser, state_after_a_step
 from fmbench.training.piecewise import Cut, Group
+from fmbench.training.precision import precision_on
 from fmbench.training.sharding import in_slices, require_called
 from fmbench.zoo.building import in_words
 
@@ -93,7 +94,9 @@ class Run:
         name = type(self.method).__name__
         with in_words(f"{name} at step {self.step}"), _keyed(config.seed, self.step, device):
             batch = source(random).to(device)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            place = torch.device(device)
+            low = precision_on(place, config.precision) == "bfloat16"
+            with torch.autocast(place.type, torch.bfloat16, enabled=low):
                 loss = self.learner.loss(batch, random)
             value = loss.item()
         if not math.isfinite(value):

@@ -51,8 +51,9 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     # Medians, because a mean follows a single far point and takes all others away from the centre.
     centre = 0.5 * (np.median(x[:CENTRED], axis=0) + np.median(y[:CENTRED], axis=0))
     near_x, near_y = x - centre, y - centre
-    squared = near_x @ (-2.0 * near_y.T)
     norms_x, norms_y = (near_x * near_x).sum(axis=1), (near_y * near_y).sum(axis=1)
+    near_x *= -2.0
+    squared = near_x @ near_y.T
     squared += norms_x[:, None]
     squared += norms_y
     for start in range(0, len(x), SCANNED):
@@ -65,7 +66,10 @@ def _restore(squared: np.ndarray, x: np.ndarray, y: np.ndarray, norms_x: np.ndar
     """Replace the squared distances, in place, in which the two norms nearly cancel."""
     from scipy.spatial.distance import cdist
 
-    i, j = np.nonzero(squared < CANCELLED * (norms_x[:, None] + norms_y))
+    # A pair above the bound of its row does not cancel, whatever its column; the few below are looked at one by one.
+    i, j = np.nonzero(squared < CANCELLED * (norms_x + norms_y.max())[:, None])
+    cancelled = squared[i, j] < CANCELLED * (norms_x[i] + norms_y[j])
+    i, j = i[cancelled], j[cancelled]
     if len(i) > squared.size // 4:
         squared[:] = cdist(x, y, "sqeuclidean")
         return

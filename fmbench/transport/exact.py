@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,8 +30,10 @@ from fmbench.transport.distances import BLOCK, EPS, squared_distances
 ITERATIONS = 500_000_000
 """Pivot limit of the network simplex. POT's default of 1e5 is too low at n = 2048: wrong values, only a warning."""
 SOLVERS = ("auto", "simplex", "assignment")
-# From here on lap beats the network simplex (it loses tenfold in 2-D).
-ASSIGNMENT_DIMENSION = 64
+# SciPy's assignment beats the network simplex from here on (it loses sixfold in 2-D), and lap beats both from there on.
+ASSIGNMENT_DIMENSION, LAP_DIMENSION = 8, 64
+CROWDED = 0.3
+"""Share of the columns that are nearest to some row below which SciPy's assignment is slow: most rows want the same few."""
 GAP = 1e-9
 """Largest share of a plan's cost by which a cheaper plan may exist: what certifies a plan."""
 CAP_GROWTH = 16.0
@@ -141,19 +144,36 @@ def simplex(cost: np.ndarray) -> Plan:
     return plan if duality_gap(cost, plan) <= GAP else _below_a_cap(cost)
 
 
-def assignment(cost: np.ndarray) -> Plan:
-    """Optimal permutation between sets of equal size, by ``lap`` where installed, else by SciPy; a certified one of :func:`simplex` where
-    rounding of the largest cost could hide a cheaper one. Raises RuntimeError like it.
-    """
+def _scipy_permutation(cost: np.ndarray) -> np.ndarray:
     from scipy.optimize import linear_sum_assignment
 
-    n = len(cost)
+    return linear_sum_assignment(cost)[1]
+
+
+def _lap_permutation(cost: np.ndarray) -> np.ndarray:
     lap = _lap()
-    i = np.arange(n)
-    j = linear_sum_assignment(cost)[1] if lap is None else np.asarray(lap.lapjv(cost, return_cost=False)[0])
-    plan = Plan(i, j, np.full(n, 1.0 / n))
+    assert lap is not None
+    return np.asarray(lap.lapjv(cost, return_cost=False)[0])
+
+
+def assignment(cost: np.ndarray, permutation: Callable[[np.ndarray], np.ndarray] = _scipy_permutation) -> Plan:
+    """Optimal permutation between sets of equal size, by SciPy or another exact solver; a certified one of :func:`simplex` where
+    rounding of the largest cost could hide a cheaper one. Raises RuntimeError like it.
+    """
+    n = len(cost)
+    plan = Plan(np.arange(n), permutation(cost), np.full(n, 1.0 / n))
     paid = plan.cost(cost)
     return plan if paid == 0 or EPS * float(cost.max()) <= GAP * paid else _below_a_cap(cost)
+
+
+def _fastest(cost: np.ndarray, dimension: int) -> Callable[[np.ndarray], Plan]:
+    """The solver that measurement says is the fastest for the cost of points of a dimension; all give the same value."""
+    if cost.shape[0] != cost.shape[1] or dimension < ASSIGNMENT_DIMENSION:
+        return simplex
+    if dimension >= LAP_DIMENSION and _lap() is not None:
+        return partial(assignment, permutation=_lap_permutation)
+    wanted = len(np.unique(cost.argmin(axis=1)))
+    return assignment if wanted >= CROWDED * len(cost) else simplex
 
 
 def wasserstein2(x: np.ndarray, y: np.ndarray, solver: str = "auto") -> float:
@@ -164,9 +184,9 @@ def wasserstein2(x: np.ndarray, y: np.ndarray, solver: str = "auto") -> float:
 
     Args:
         x, y: finite (n, d) and (m, d) arrays; n and m may differ.
-        solver: ``simplex`` (POT's network simplex, any sizes), ``assignment`` (permutations, equal sizes only) or
-            ``auto``: assignment for equal sizes from 64 dimensions on if the optional package ``lap`` is installed,
-            else simplex. All are exact; only time differs.
+        solver: ``simplex`` (POT's network simplex, any sizes), ``assignment`` (SciPy's permutations, equal sizes only) or
+            ``auto``: for equal sizes the optional package ``lap`` from 64 dimensions on, an assignment from 8 on where most points
+            have a nearest one of their own, else simplex. All are exact; only time differs.
 
     Raises ValueError for unusable samples or an unknown or impossible solver, RuntimeError when the solver stops early or its plan
     cannot be certified.
@@ -176,10 +196,9 @@ def wasserstein2(x: np.ndarray, y: np.ndarray, solver: str = "auto") -> float:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     if solver == "assignment" and len(x) != len(y):
         raise ValueError(f"solver 'assignment' needs sets of equal size, got {len(x)} and {len(y)}; use 'simplex'")
-    if solver == "auto":
-        high = len(x) == len(y) and x.shape[1] >= ASSIGNMENT_DIMENSION and _lap() is not None
-        solver = "assignment" if high else "simplex"
-    return (assignment if solver == "assignment" else simplex)(squared_distances(x, y)).distance(x, y)
+    cost = squared_distances(x, y)
+    chosen = {"simplex": simplex, "assignment": assignment}.get(solver) or _fastest(cost, x.shape[1])
+    return chosen(cost).distance(x, y)
 
 
 def same_distribution_floor(

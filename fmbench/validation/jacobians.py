@@ -82,7 +82,7 @@ def _nll() -> Iterator[Check]:
     name, note = "nll", "entropy of N(0, s^2 I), on points whose second moment is exact"
     normal = StandardNormal(()).log_prob
     for d, s in ((2, 0.5), (16, 2.0)):
-        got = on_flow(name, scene(fields.gaussian_flow(s), s * fields.start(d), 24, source_log_density=normal))
+        got = on_flow(name, scene(fields.gaussian_flow(s), s * fields.start(d), 24, source_density=normal))
         yield exact(name, f"curved flow, s = {s:g}, exact trace, d = {d}", fields.entropy(s, d), got, note, 0.0, 1e-4)
     for d, s in ((2, 2.0), (16, 0.5), (64, 0.5), (512, 2.0)):
         generator = torch.Generator().manual_seed(d)
@@ -93,7 +93,7 @@ def _nll() -> Iterator[Check]:
         made = TASKS.resolve(task)()
         x1 = made.target_mixture.sample(8, torch.Generator().manual_seed(0)).double()
         velocity = MixtureVelocity(made.source_mixture, made.target_mixture)
-        got = on_flow(name, scene(velocity, x1, 24, source_log_density=normal))
+        got = on_flow(name, scene(velocity, x1, 24, source_density=normal))
         truth = -float(made.target_mixture.log_prob(x1).mean())
         yield exact(name, f"oracle of {task}", truth, got, "density of the mixture at the same points", 0.0, 1e-3)
 
@@ -123,7 +123,7 @@ def _bits_per_dimension() -> Iterator[Check]:
         # As registered: grey level k stands for the bin around 2 k / (levels - 1) - 1.
         edge = 1 + 1 / (levels - 1)
         pictures, density = 2 * grey.float() / (levels - 1) - 1, _uniform(-edge, edge)
-        got = on_flow(name, scene(still, pictures, 2, source_log_density=density, levels=levels))
+        got = on_flow(name, scene(still, pictures, 2, source_density=density, levels=levels))
         yield exact(name, f"uniform model, {levels} levels, as registered", math.log2(levels), got, note, absolute=1e-6)
 
 

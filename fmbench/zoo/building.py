@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fmbench.execution.foreign import ForeignError, foreign, isolated
+from fmbench.execution.operators import OperatorMode
 from fmbench.methods.base import Method
 from fmbench.records.recipe import MOST_PARAMETERS, Recipe
 from fmbench.records.tables import check_table, parameters_of, required_of
@@ -20,17 +20,20 @@ from fmbench.storage.readers import first_line, one_line
 from fmbench.tasks.base import Task
 from fmbench.zoo.code import beside
 
+SMALL = 4_000_000
+"""Numbers up to which a method is sketched in real memory: the meta device costs 1.6 s of imports, because it compiles."""
 MOST_TENSORS = 20_000
 """Tensors that building a method may make."""
 CLOSED_TOLERANCE = 0.05
 """Share by which the parameters of a closed entry may differ from those of its task's network."""
+T = TypeVar("T")
 
 
 class TooLarge(ForeignError):
     """A method would have more numbers, or more tensors, than are allowed."""
 
 
-class _Bounded(TorchDispatchMode):
+class _Bounded(OperatorMode):
     """Refuses the allocation that passes the limit, before it is made."""
 
     def __init__(self, most: int, where: str) -> None:
@@ -132,22 +135,30 @@ def _make(recipe: Recipe, task: Task, kind: type[Method]) -> Method:
 
 
 def outline(recipe: Recipe, task: Task, kind: type[Method], where: str, most: int = MOST_PARAMETERS) -> Method | None:
-    """The method without memory, its tensors on the meta device; None where code from outside, or numbers it needs, forbid that.
+    """The method in little memory: a small one as it is, a larger one on the meta device; None where code from outside, or numbers it
+    needs, forbid that.
 
     Such code might keep a tensor of the meta device for later; of a recipe with a built-in network at least that network is measured.
     Raises TooLarge.
     """
-    with isolated(), torch.device("meta"), _Bounded(most, where):
-        try:
-            if _ours(kind):
-                return _make(recipe, task, kind)
-            if recipe.net and _ours(NETS.resolve(recipe.net["name"])):
-                Method.build_net(task, dict(recipe.net), recipe.conditional)
-        except TooLarge:
-            raise
-        except Exception:  # the real build says what is wrong
-            return None
+    try:
+        if _ours(kind):
+            return _sketched(lambda: _make(recipe, task, kind), most, where)
+        if recipe.net and _ours(NETS.resolve(recipe.net["name"])):
+            _sketched(lambda: Method.build_net(task, dict(recipe.net), recipe.conditional), most, where)
+    except TooLarge:
+        raise
+    except Exception:  # the real build says what is wrong
+        return None
     return None
+
+
+def _sketched(make: Callable[[], T], most: int, where: str) -> T:
+    """What ``make`` makes, in the memory of :data:`SMALL` numbers at most. Raises TooLarge above ``most``."""
+    with isolated(), suppress(TooLarge), _Bounded(min(SMALL, most), where):
+        return make()
+    with isolated(), torch.device("meta"), _Bounded(most, where):
+        return make()
 
 
 def _ours(kind: Any) -> bool:
@@ -168,14 +179,13 @@ def require_closed_net(recipe: Recipe, method: Method, task: Task, where: str) -
     count = parameters_in(method)
     if recipe.division != "closed" or not count or not task.net:
         return
-    with isolated(), torch.device("meta"):
-        own = create(
-            "nets",
-            task.net["name"],
-            shape=task.shape,
-            num_classes=task.num_classes if recipe.conditional else 0,
-            **{k: v for k, v in task.net.items() if k != "name"},
-        )
+    options = {k: v for k, v in task.net.items() if k != "name"}
+    classes = task.num_classes if recipe.conditional else 0
+    own = _sketched(
+        lambda: create("nets", task.net["name"], shape=task.shape, num_classes=classes, **options),
+        MOST_PARAMETERS,
+        where,
+    )
     allowed = parameters_in(own)
     if type(method.net) is not type(own) or abs(count - allowed) > CLOSED_TOLERANCE * allowed:
         raise ValueError(

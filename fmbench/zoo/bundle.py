@@ -1,8 +1,8 @@
-"""A bundle: entries, datasets, extractors and reference statistics in one zip file, for a machine that has no network.
+"""A bundle: entries, datasets, extractors and features of reference images in one zip file, for a machine that has no network.
 
 ``manifest.json`` lists every file with its bytes and its SHA-256. An import unpacks into a hidden folder of the cache, checks everything there,
 and moves it to its place only when all of it is right; what has a hash of its own (weights, pixels, extractors) is checked against that too.
-Reference statistics have none: they are taken as they are, or left out.
+Features of reference images, which reference statistics are made of, have none: they are taken as they are, or left out.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MANIFEST, SCHEMA = "manifest.json", 1
 LARGEST_MANIFEST = 16 * MEBIBYTE
 _PART = r"[A-Za-z0-9_+=][\w.+=-]*"
 _ENTRY_FILE = rf"(?:recipe\.toml|README\.md|{_PART}\.png|{_PART}\.safetensors)"
-_STATISTICS = re.compile(rf"{CACHE}/features/[0-9a-f]{{64}}\.statistics\.safetensors", re.ASCII)
+_FEATURES = re.compile(rf"{CACHE}/features/[0-9a-f]{{64}}\.(?:f32|json)", re.ASCII)
 _PLACES = (
     re.compile(rf"{ZOO}/{_PART}/{_PART}/{_ENTRY_FILE}", re.ASCII),
     re.compile(rf"{REPOSITORIES}/{_PART}/{_PART}/[0-9a-f]{{40}}/{_ENTRY_FILE}", re.ASCII),
     re.compile(rf"{CACHE}/datasets/{_PART}/{_PART}/(?:images\.npy|labels\.npy|source\.json)", re.ASCII),
     re.compile(rf"{CACHE}/weights/{_PART}", re.ASCII),
-    _STATISTICS,
+    _FEATURES,
 )
 """What a bundle may hold, by place; nothing else is unpacked."""
 
@@ -101,11 +101,13 @@ def _require_place(path: str, where: str) -> None:
         raise ValueError(f"{where}: {shown(path)} is no place in a bundle; nothing was imported")
 
 
-def load(source: Path, statistics: bool = True) -> Imported:
+def load(source: Path, features: bool = True) -> Imported:
     """Import a bundle into the cache of this machine and the client's, after everything in it has been checked.
 
-    ``statistics`` False leaves reference statistics out, for which nothing but the bundle vouches. Raises FileNotFoundError, ValueError in one
-    line for whatever is not as a bundle must be or would replace something else, and OSError when the disk is full; then nothing has changed.
+    ``features`` False leaves features of reference images out, for which nothing but the bundle vouches.
+
+    Raises FileNotFoundError, ValueError in one line for whatever is not as a bundle must be or would replace something else, and OSError when
+    the disk is full; then nothing has changed.
     """
     if not source.is_file():
         raise FileNotFoundError(f"no bundle at {source}")
@@ -113,20 +115,20 @@ def load(source: Path, statistics: bool = True) -> Imported:
         cache_root().mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".bundle.", suffix=".tmp", dir=cache_root()))
     try:
-        paths = _unpack(source, folder, statistics)
+        paths = _unpack(source, folder, features)
         _check(folder, paths, source)
         return _place(folder, paths, source)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _unpack(source: Path, folder: Path, statistics: bool) -> list[str]:
+def _unpack(source: Path, folder: Path, features: bool) -> list[str]:
     """The wanted files of a bundle below ``folder``, with the hashes of its manifest; their paths."""
     try:
         with archives.opened(source) as (archive, infos):
             members = {info.filename: info for info in infos}
             rows = _manifest(archive, members)
-            wanted = [path for path in rows if statistics or not _STATISTICS.fullmatch(path)]
+            wanted = [path for path in rows if features or not _FEATURES.fullmatch(path)]
             needed = sum(members[path].file_size for path in wanted)
             if shutil.disk_usage(folder).free < needed:
                 raise disk_full(folder.parent, f"the {needed:,} bytes of {source}")
@@ -259,4 +261,4 @@ def _place(folder: Path, paths: Iterable[str], source: Path) -> Imported:
         with writing(target.parent, str(source)):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder / path, target)
-    return Imported(tuple(added), tuple(there), tuple(path for path in added if _STATISTICS.fullmatch(path)))
+    return Imported(tuple(added), tuple(there), tuple(path for path in added if _FEATURES.fullmatch(path)))

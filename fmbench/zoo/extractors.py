@@ -41,10 +41,12 @@ class Named:
         return _of_classifier(self.name, self.model.load(), place)
 
 
+@cache
 def resolve_extractor(name: str) -> Named:
     """What a name in :data:`EXTRACTORS`, ``task/entry`` of a classifier in the zoo, or its folder, stands for; nothing is loaded.
 
-    Raises UnknownName, which lists the nearest, and what :func:`~fmbench.zoo.resolve.resolve` raises.
+    Told once in a process, so that the features are those of the weights that their results name. Raises UnknownName, which lists the
+    nearest, and what :func:`~fmbench.zoo.resolve.resolve` raises.
     """
     if (code := EXTRACTORS.all().get(name)) is not None:
         return Named(name, code)

@@ -33,9 +33,8 @@ def load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
     recipe, where = entry.recipe, str(entry.folder / "recipe.toml")
     if kind is None:
         if file_class(recipe.method["name"]) is not None:
-            raise ValueError(
-                f"{entry.name} runs code from {recipe.method['name']}; say so with -m {recipe.method['name']}"
-            )
+            code = recipe.method["name"]
+            raise ValueError(f"{entry.name} runs code from {code}; say so: give {code} as the model, or with -m")
         kind = resolved(TOOLS if recipe.division == "tool" else METHODS, recipe.method["name"], where)
     assert kind is not None
     task = make_task(recipe.task, where)

@@ -1,4 +1,4 @@
-"""What work without a network needs on this machine: weights of entries, datasets, extractors, reference statistics; each by its name."""
+"""What work without a network needs on this machine: weights of entries, datasets, extractors, features of reference images; each by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Need:
     """One thing that is needed.
 
     Attributes:
-        kind: entry, dataset, extractor or statistics.
+        kind: entry, dataset, extractor or features.
         name: what it is called.
         fetch: brings it to this machine and returns its files by their place in a bundle, checked; raises in one line what it cannot.
     """
@@ -68,13 +68,11 @@ def _of(name: str) -> list[Need]:
 
 
 def _of_task(task: Task) -> list[Need]:
-    """The splits that a task reads, its extractor, and the statistics of its images on the extractor's features."""
+    """The splits that a task reads, its extractor, and the extractor's features of its images."""
     found = [_dataset(dataset, split) for dataset, split in _splits(task)]
     if task.extractor:
-        found += [
-            *_of(task.extractor),
-            Need("statistics", f"{task.name} on {task.extractor}", lambda: _statistics(task)),
-        ]
+        about = f"{task.name} on {task.extractor}"
+        found += [*_of(task.extractor), Need("features", about, lambda: _features(task))]
     return found
 
 
@@ -104,11 +102,11 @@ def _extractor(name: str) -> Need:
     return Need("extractor", name, lambda: _cached([fetch_file(file, builders.WEIGHTS)]) if file else {})
 
 
-def _statistics(task: Task) -> Mapping[str, Path]:
-    """Statistics that were computed here before; whoever has none computes them on first use, without a network."""
+def _features(task: Task) -> Mapping[str, Path]:
+    """Features of the training images that were computed here before; whoever has none computes them on first use, without a network."""
     assert task.extractor is not None
-    path = store.statistics_file(task, load_extractor(task.extractor))
-    return _cached([path]) if path.is_file() else {}
+    path = store.features_file(task, load_extractor(task.extractor))
+    return _cached(file for file in (path, path.with_suffix(".json")) if file.is_file())
 
 
 def _cached(paths: Iterable[Path]) -> Mapping[str, Path]:

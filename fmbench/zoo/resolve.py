@@ -27,7 +27,7 @@ class Resolved:
     """What a string names.
 
     Attributes:
-        spec: the string, as it was given.
+        spec: the string, as it was given; for a repository on the Hub with the commit that it named, so that it names the same everywhere.
         name: ``task/entry``; the string itself for a folder that cannot be read.
         task: name of the task; None for a folder that cannot be read.
         found: the folder with its recipe; None for code that has no weights here.
@@ -102,7 +102,7 @@ def _of_hub(spec: str, task: str | None) -> Resolved:
     found = hub.find(spec)
     if task not in (None, found.entry.recipe.task):
         raise ValueError(f"{spec} is for task {found.entry.recipe.task}, not {task}")
-    return Resolved(spec, found.entry.name, found.entry.recipe.task, found.entry, hub=found)
+    return Resolved(str(found.address), found.entry.name, found.entry.recipe.task, found.entry, hub=found)
 
 
 def _code(spec: str, path: str, kind: str, task: str | None) -> Resolved:

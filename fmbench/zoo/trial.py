@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmbench.execution.checked import checked_points
 from fmbench.execution.foreign import foreign, isolated
+from fmbench.execution.operators import OperatorMode, uncompiled
 from fmbench.flows.audit import auditing
 from fmbench.flows.evaluations import counting, require_counted
 from fmbench.flows.flow import VELOCITY as VELOCITY_FIELD
@@ -149,7 +149,7 @@ def items(method: Flow) -> Sequence[Item]:
     return (*VELOCITY, *ITEMS) if VELOCITY_FIELD in method.capabilities else ITEMS
 
 
-class _Precisions(TorchDispatchMode):
+class _Precisions(OperatorMode):
     """The floating dtypes that come out of the operators inside: autocast shows here and nowhere else."""
 
     def __init__(self) -> None:
@@ -213,7 +213,7 @@ def audited(tried: Subject) -> None:
     """Sample once and look at every operator. Raises ValueError when evaluations would be missed: see :mod:`fmbench.flows.audit`."""
     flow = tried.method
     with (
-        torch.compiler.set_stance("force_eager"),
+        uncompiled(),
         counting(flow.networks(), tried.noise.ndim) as count,
         auditing(count, flow) as audit,
     ):

@@ -193,7 +193,7 @@ class Field(nn.Module):
 
 def facts(result) -> dict:
     content = json.loads(json.dumps(dataclasses.asdict(result)))
-    for key in ("seconds", "created", "peak_memory_bytes", "cost", "environment"):
+    for key in ("seconds", "phases", "created", "peak_memory_bytes", "cost", "environment"):
         del content[key]
     # Another function, another code: what it gives has to be the same all the same.
     del content["model"]["code_sha256"], content["flow_id"]

@@ -197,7 +197,7 @@ def state():
 
 def facts(result):
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    for key in ("seconds", "created", "peak_memory_bytes", "cost", "environment"):
+    for key in ("seconds", "phases", "created", "peak_memory_bytes", "cost", "environment"):
         del content[key]
     for row in content["rows"]:
         del row["latency"]

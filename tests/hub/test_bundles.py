@@ -142,10 +142,10 @@ def test_a_benchmark_brings_everything_it_needs(tmp_path: Path) -> None:
     assert {need.name for need in needs(machine.everything())} >= set(fmbench.list_entries())
 
 
-def test_statistics_are_taken_as_they_are_or_left_out(tmp_path: Path) -> None:
-    name = f"cache/features/{'a' * 64}.statistics.safetensors"
+def test_features_are_taken_as_they_are_or_left_out(tmp_path: Path) -> None:
+    name = f"cache/features/{'a' * 64}.f32"
     path = pack(tmp_path / "x.zip", {**FILES, name: b"anything"})
-    assert set(bundle.load(path, statistics=False).added) == set(FILES)
+    assert set(bundle.load(path, features=False).added) == set(FILES)
     assert bundle.load(path).unverified == (name,)
 
 

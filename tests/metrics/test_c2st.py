@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fmbench.metrics.base import SampleContext
 from fmbench.metrics.c2st import c2st, held_out_correct, measure
+from fmbench.metrics.evidence import of_samples
 from fmbench.statistics.intervals import wilson_interval
 
 
@@ -54,7 +54,7 @@ def test_nobody_is_judged_by_a_classifier_that_saw_it() -> None:
 
 def test_measure_is_the_mean_with_its_interval() -> None:
     x, y = pair(100, 1.0)
-    got = measure(SampleContext("vector", 7, x, y, "hash"))
+    got = measure(of_samples(x, y, sha256="hash", seed=7))
     assert got.value == pytest.approx(c2st(x, y, seed=7))
     assert got.ci is not None
     low, high = wilson_interval(got.value, 200)

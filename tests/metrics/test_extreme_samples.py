@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fmbench.evaluation.scoring import attempt
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence, of_samples
 from fmbench.records.metric import METRICS
 from fmbench.records.result import Estimate
 from fmbench.tasks.mixture import GaussianMixture
@@ -103,24 +103,21 @@ COMPUTED = {
 }
 
 
-def context(sets: Sets, only_seed: bool = True, fresh: bool = False) -> SampleContext:
+def context(sets: Sets, only_seed: bool = True, fresh: bool = False) -> Evidence:
     x, y, heldout = sets
     means = torch.from_numpy(6 * np.random.default_rng(0).normal(size=(3, y.shape[1])))
-    return SampleContext(
-        "image",
-        0,
+    return of_samples(
         x,
         y,
-        "0" * 64,
-        endpoints=x + 0.1,
-        extract=lambda a: a,
+        features=lambda a: a,
         extractor={"name": "identity", "sha256": "0" * 64},
-        reference_features=y,
+        sha256="0" * 64,
         only_seed=only_seed,
         fresh_reference=fresh,
+        endpoints=x + 0.1,
         heldout=heldout,
         mixture=GaussianMixture(means, 1.0, torch.tensor([0.2, 0.3, 0.5])),
-        classify=lambda a: a,
+        logits=x,
     )
 
 
@@ -175,7 +172,7 @@ def test_values_lie_in_their_intervals_and_both_in_the_range(name: str) -> None:
             assert_sound(name, METRICS[name].resolve()(context(sets, only_seed, fresh)))
         # Few seeds that differ much have wide intervals, which must not leave the range either.
         several = [context((s[0] * scale, *s[1:]), False) for s, scale in ((sets, 1.0), (draw(d, seed, n, m), 0.1))]
-        assert_sound(name, attempt(name, "image" if "image" in METRICS[name].kinds else "vector", several))
+        assert_sound(name, attempt(name, several))
 
 
 def test_ranges_are_those_of_the_definitions() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.integrate import quad, simpson
 
+from fmbench.evaluation.scoring import attempt
+from fmbench.metrics.evidence import Evidence, of_flow
 from fmbench.metrics.flow import (
-    FlowContext,
     clenshaw_curtis,
     concatenate,
     curvature,
@@ -105,19 +106,19 @@ def test_chunks_join_to_the_whole():
 
 def test_normalized_path_energy_of_optimal_transport_is_zero_and_of_the_gaussian_flow_known():
     x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(2))
-    context = FlowContext(solve := reference_solve(gaussian_velocity(0.5), x, 64), solve.cost, (0.25, 0.0))
+    context = of_flow(None, None, 0, reference_solve(gaussian_velocity(0.5), x, 64), w2_squared=(0.25, 0.0))
     npe = normalized_path_energy(context)
     assert npe.ci[0] < 0.858407 < npe.ci[1]
     straight = reference_solve(lambda x, t: torch.ones_like(x), x, 4)
-    assert normalized_path_energy(FlowContext(straight, straight.cost, (1.0, 0.0))).value < 1e-6
+    assert normalized_path_energy(of_flow(None, None, 0, straight, w2_squared=(1.0, 0.0))).value < 1e-6
 
 
 def test_what_cannot_be_measured_has_a_reason():
-    nothing = FlowContext(None, None, None)
-    for metric in (straightness, path_energy, curvature, normalized_path_energy, transport_cost):
-        estimate = metric(nothing)
+    nothing = of_flow(None, None)
+    for name in ("straightness", "path_energy", "curvature", "normalized_path_energy", "transport_cost"):
+        estimate = attempt(name, [nothing])
         assert estimate.value is None
-        assert estimate.reason
+        assert estimate.reason.startswith("needs ")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 16, 100])
@@ -160,7 +161,7 @@ def test_intervals_cover_what_a_coarse_solve_gets_wrong():
     exact = quad(lambda t: math.exp(-2 * ((t - 0.5) / 0.05) ** 2), 0, 1, points=[0.5])[0]
     mean = quad(lambda t: math.exp(-(((t - 0.5) / 0.05) ** 2)), 0, 1, points=[0.5])[0]
     solve = reference_solve(bump, torch.zeros(3, 1, dtype=torch.float64), 16)
-    context = FlowContext(solve, solve.cost, None)
+    context = of_flow(None, None, 0, solve)
     for metric, value in ((path_energy, exact), (kinetic_energy, exact / 2), (straightness, exact - mean**2)):
         estimate = metric(context)
         assert estimate.value != pytest.approx(value, rel=1e-2)
@@ -171,7 +172,7 @@ def test_intervals_cover_what_a_coarse_solve_gets_wrong():
 def test_curvature_is_a_lower_bound_that_rises_with_the_nodes(steps):
     solves = [reference_solve(gaussian_velocity(0.5), torch.ones(3, 1), n) for n in (steps, 2 * steps)]
     bend = quad(lambda t: 0.5**4 / ((1 - t) ** 2 + t**2 * 0.5**2) ** 3, 0, 1)[0]
-    fine, finer = (curvature(FlowContext(z, z.cost, None)) for z in solves)
+    fine, finer = (curvature(of_flow(None, None, 0, z)) for z in solves)
     assert fine.value < finer.value < bend
     assert fine.ci[0] < fine.value < bend < fine.ci[1]
     np.testing.assert_allclose(solves[1].coarse_curvature, solves[0].curvature, rtol=2e-2)
@@ -192,7 +193,7 @@ def test_straight_flows_have_a_value_inside_their_interval(speed):
     """PE - 2 chord . mean + cost is 0 up to rounding on either side of it, and a square is never below."""
     x0 = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     solve = reference_solve(lambda x, t: torch.full_like(x, speed) + 0.1 * x0, x0, 16)
-    context = FlowContext(solve, solve.cost, (1.0, 0.0))
+    context = of_flow(None, None, 0, solve, w2_squared=(1.0, 0.0))
     assert (solve.straightness >= 0).all()
     for metric in (straightness, path_energy, kinetic_energy, curvature, transport_cost, normalized_path_energy):
         estimate = metric(context)
@@ -201,15 +202,17 @@ def test_straight_flows_have_a_value_inside_their_interval(speed):
 
 def test_the_normalised_energy_of_one_trajectory_is_normalised_too():
     solve = reference_solve(gaussian_velocity(0.5), torch.ones(1, 2), 16)
-    got = normalized_path_energy(FlowContext(solve, solve.cost, (0.25, 0.0)))
+    got = normalized_path_energy(of_flow(None, None, 0, solve, w2_squared=(0.25, 0.0)))
     assert got.value == pytest.approx(abs(float(solve.energy[0]) - 0.25) / 0.25)
     assert got.ci is None
 
 
 def test_reasons_say_what_is_the_case():
     solve = reference_solve(gaussian_velocity(0.5), torch.ones(4, 2), 8)
-    assert "at distance 0" in normalized_path_energy(FlowContext(solve, solve.cost, (0.0, 0.0))).reason
-    assert "not known" in normalized_path_energy(FlowContext(solve, solve.cost, None)).reason
-    # A one-step map that allows no number of steps has a model, so its reason must not speak of real samples.
-    without = transport_cost(FlowContext(None, None, None))
-    assert "real samples" not in without.reason and "neither a velocity field nor" in without.reason
+    assert "at distance 0" in normalized_path_energy(of_flow(None, None, 0, solve, w2_squared=(0.0, 0.0))).reason
+    unknown = attempt("normalized_path_energy", [of_flow(None, None, 0, solve, marks=["vector"])])
+    assert "not known" in unknown.reason
+    without = attempt("transport_cost", [Evidence({}, who="this map of one step")])
+    assert without.reason == (
+        "needs a velocity field v(x, t), whose trajectories can be solved or a map between two times: this map of one step has none"
+    )

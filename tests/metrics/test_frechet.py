@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence, of_samples
 from fmbench.metrics.frechet import between, covariance_factor, fid_infinity, frechet_distance, measure
+from fmbench.metrics.reference import Lacking
 from fmbench.statistics.intervals import deletions, squared_interval
 from fmbench.statistics.moments import Moments
 
@@ -22,8 +23,8 @@ def covariance(d: int, rng: np.random.Generator, rank: int | None = None) -> np.
     return factor @ factor.T / d
 
 
-def context(features: np.ndarray, reference: np.ndarray) -> SampleContext:
-    return SampleContext("image", 0, features, reference, "hash", None, lambda x: x, {"name": "id"}, reference)
+def context(features: np.ndarray, reference: np.ndarray) -> Evidence:
+    return of_samples(features, reference, features=lambda x: x, extractor={"name": "id"}, sha256="hash")
 
 
 @pytest.mark.parametrize("d", DIMS)
@@ -181,9 +182,8 @@ def test_interval_has_the_width_of_the_sampling_spread() -> None:
 
 def test_measure_without_features_gives_the_reason() -> None:
     x = np.zeros((4, 2))
-    got = measure(SampleContext("vector", 0, x, x, "hash"))
-    assert got.value is None
-    assert "feature extractor" in str(got.reason)
+    with pytest.raises(Lacking, match="neither the task nor the call names a feature extractor"):
+        measure(of_samples(x, x))
 
 
 def test_collapsed_samples_have_no_covariance_and_a_closed_form_distance():

@@ -7,8 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import of_samples
 from fmbench.metrics.kernel import kernel_distance, measure, polynomial_kernel
+from fmbench.metrics.reference import Lacking
 from fmbench.statistics.intervals import deletions, squared_interval
 
 
@@ -51,7 +52,7 @@ def test_rotation_and_order_do_not_matter_translation_does() -> None:
 
 def test_measure_is_the_brute_force_jackknife() -> None:
     x, y = pair(83, 70, 5)
-    got = measure(SampleContext("image", 0, x, y, "hash", None, lambda a: a, {"name": "id"}, y))
+    got = measure(of_samples(x, y, features=lambda a: a, extractor={"name": "id"}, sha256="hash"))
     value = kernel_distance(x, y)
     partial = np.array([kernel_distance(x[kept], y) for kept, _ in deletions(len(x))])
     d = x.shape[1]
@@ -61,7 +62,8 @@ def test_measure_is_the_brute_force_jackknife() -> None:
     assert got.value == pytest.approx(value, rel=1e-10)
     assert got.ci == pytest.approx(squared_interval(value, partial, offset), rel=1e-9)
     assert got.details["reference_n"] == 70
-    assert measure(SampleContext("vector", 0, x, y, "hash")).value is None
+    with pytest.raises(Lacking, match="feature extractor"):
+        measure(of_samples(x, y))
 
 
 @pytest.mark.parametrize(

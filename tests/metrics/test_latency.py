@@ -10,7 +10,18 @@ import torch
 from torch import nn
 
 from fmbench.evaluation.cost import latency
-from fmbench.evaluation.cost.latency import best_throughput, conditions, measure_latency, quantiles, sweep
+from fmbench.evaluation.cost.latency import (
+    Bounds,
+    Job,
+    best_throughput,
+    conditions,
+    measure_all,
+    measure_latency,
+    median_interval,
+    quantiles,
+    sweep,
+)
+from fmbench.evaluation.cost.load import Load, system_load
 
 CPU = torch.device("cpu")
 
@@ -30,8 +41,13 @@ class Fake:
         self.now += next(self.durations)
 
 
+def quiet():
+    """A machine on which nothing else runs."""
+    return Load(time.monotonic(), 0.0, 0.0)
+
+
 def measure(fake, **options):
-    settings = {"batch": 8, "seconds": 1e9, "least": 5, "most": 30, **options}
+    settings = {"batch": 8, "seconds": 1e9, "least": 5, "most": 30, "load": quiet, **options}
     return measure_latency(fake.sample, CPU, clock=fake.clock, **settings)
 
 
@@ -62,7 +78,7 @@ def test_a_time_that_never_settles_ends_the_warm_up_at_its_bound():
 def test_seconds_bound_warm_up_and_measurement_between_least_and_most(seconds, warmup, repeats):
     row = measure(Fake(then=1.0), seconds=seconds)
     assert (row["warmup"], row["repeats"]) == (warmup, repeats)
-    assert row["stable"] == (warmup == 10)
+    assert row["stable"] and row["void"] is None
 
 
 def test_quantiles_are_numpys_over_the_repeats():
@@ -130,7 +146,8 @@ def run_sweep(batches, cost):
 
         return sample
 
-    return sweep(make, CPU, batches, 5.0, clock=fake.clock)
+    jobs = [Job(lambda batch=batch: make(batch), CPU, batch) for batch in batches]
+    return sweep(jobs, Bounds(5.0), clock=fake.clock, load=quiet)
 
 
 def test_sweep_follows_the_cost_model_and_keeps_what_fitted_in_memory():
@@ -151,11 +168,14 @@ def test_sweep_refuses_disorder_hides_no_error_and_best_needs_a_row():
     def broken(batch):
         raise RuntimeError("shapes cannot be multiplied")
 
+    def jobs(batches):
+        return [Job(lambda batch=batch: broken(batch), CPU, batch) for batch in batches]
+
     with pytest.raises(RuntimeError, match="shapes"):
-        sweep(broken, CPU, [1], 0.0)
+        sweep(jobs([1]), Bounds(0.0))
     for batches in ([], [4, 2], [2, 2]):
         with pytest.raises(ValueError, match="increasing"):
-            sweep(broken, CPU, batches, 0.0)
+            sweep(jobs(batches), Bounds(0.0))
     with pytest.raises(ValueError, match="none of 1 batch sizes"):
         best_throughput(run_sweep([65], costs))
 
@@ -197,3 +217,94 @@ def test_the_row_names_the_clock_that_was_used():
     assert measure_latency(lambda: None, CPU, 1, 0.0)["clock"] == implementation
     assert measure(Fake(then=1.0))["clock"] == "clock"
     assert latency.clock_name(time.perf_counter, torch.device("cuda")) == f"{implementation}, device synchronised"
+
+
+def test_jobs_take_turns_so_that_a_slow_spell_meets_them_all():
+    """The machine is three times slower from some moment on: each of two equal jobs spends the same share of its calls there."""
+    now, order = [0.0], []
+
+    def job(name):
+        def sample():
+            order.append(name)
+            now[0] += 1.0 if now[0] < 130 else 3.0
+
+        return Job(lambda: sample, CPU, 1)
+
+    bounds = Bounds(20.0, least_warmup=10, most_warmup=10, least=50, most=50)
+    one, other = measure_all([job("a"), job("b")], bounds, clock=lambda: now[0], load=quiet)
+    assert one["p50"] == other["p50"]
+    # Ten warm-up calls each; then never more than a fifth of the calls of one before the other has its turn.
+    turns = [len(list(run)) for _, run in itertools.groupby(order)]
+    assert turns == [10, 10] + [10] * 10
+
+
+def test_the_interval_of_the_median_is_students_over_rounds():
+    rounds = [[1.0, 1.1, 1.2], [1.3], [0.9, 0.9], [1.0], [1.2]]
+    low, high = median_interval(rounds)
+    from scipy.stats import t
+
+    medians = np.array([1.1, 1.3, 0.9, 1.0, 1.2])
+    expected = t.interval(0.95, 4, medians.mean(), medians.std(ddof=1) / 5**0.5)
+    assert (low, high) == pytest.approx(expected)
+    assert median_interval([[2.0, 3.0]]) == (2.0, 3.0)
+    assert median_interval([[1.0], [1.0], []]) == (1.0, 1.0)
+
+
+def test_times_that_do_not_settle_are_void_and_say_so():
+    # From round to round slower by half.
+    row = measure(Fake(*np.ones(10), *np.repeat(1.5 ** np.arange(5), 6), then=1.0), least=30, most=30, most_warmup=10)
+    assert not row["stable"] and row["void"].startswith("not stable: the median is")
+    assert row["low"] < row["p50"] < row["high"]
+
+
+@pytest.mark.parametrize(("busy", "others", "reason"), [(2.0, 0.0, False), (5.0, 0.075, False), (8.0, 0.15, True)])
+def test_times_on_a_busy_machine_are_void_with_the_share_of_others(busy, others, reason):
+    """40 CPU seconds pass, of which this process uses 2 and all together ``busy``."""
+    readings = iter([Load(100.0, 50.0, 7.0), Load(140.0, 50.0 + busy, 9.0)])
+    row = measure(Fake(then=1.0), load=lambda: next(readings))
+    assert row["others"] == others
+    assert (row["void"] == "other processes took 15% of the machine meanwhile") == reason == (not row["stable"])
+
+
+def test_a_job_that_raises_in_a_later_round_leaves_the_others():
+    calls = [0]
+
+    def sample():
+        calls[0] += 1
+        if calls[0] == 8:
+            raise RuntimeError("tired")
+
+    bounds = Bounds(0.0, least_warmup=3, most_warmup=3, least=20, most=20)
+    bad, good = measure_all([Job(lambda: sample, CPU, 1), Job(lambda: lambda: None, CPU, 1)], bounds)
+    assert str(bad["error"]) == "tired" and bad["error"].__traceback__ is None
+    assert good["repeats"] == 20
+
+
+def test_cpu_seconds_are_those_of_this_process_whatever_the_wall_clock_says():
+    """A call that sleeps takes wall time only; one that computes takes as much of both."""
+    bounds = Bounds(0.0, least_warmup=1, most_warmup=1, least=5, most=5)
+
+    def compute():
+        until = time.process_time() + 0.02
+        while time.process_time() < until:
+            pass
+
+    sleeping, computing = measure_all(
+        [Job(lambda: lambda: time.sleep(0.02), CPU, 2), Job(lambda: compute, CPU, 2)], bounds
+    )
+    assert sleeping["p50"] > 0.02 > 20 * sleeping["cpu"]
+    assert computing["cpu"] == pytest.approx(0.01, rel=0.1)
+
+
+def test_the_load_of_the_system_is_read_from_its_clocks(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 0 50 800 40 5 5 10 0 0\ncpu0 1 2 3\n")
+    ticks = 100
+    found = system_load(stat)
+    # Idle 800 and waiting 40 are not busy; stolen time (10) is.
+    assert (found.total * ticks, found.busy * ticks) == pytest.approx((1010, 170))
+    for text in ("", "cpu 1 2", "cpu a b c d e f g h", "intr 1 2 3 4 5 6 7 8"):
+        stat.write_text(text)
+        assert system_load(stat).total is None
+    unknown = system_load(tmp_path / "none")
+    assert unknown.others(found) is None and found.others(unknown) is None

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import of_samples
 from fmbench.metrics.memorisation import authenticity, ct_score, exact_copies, measure, near_copies
 
 
@@ -101,7 +101,7 @@ def test_near_copies_and_their_scale_freedom() -> None:
 
 def test_measure_is_authenticity_against_the_reference() -> None:
     train, _, fresh = sets(120, 3)
-    got = measure(SampleContext("vector", 0, fresh, train, "hash"))
+    got = measure(of_samples(fresh, train, sha256="hash"))
     assert got.value == authenticity(fresh, train)
     assert got.ci is not None
     assert got.n == 120

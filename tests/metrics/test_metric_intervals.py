@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fmbench.metrics import c2st, frechet, kernel, mmd, prdc, sliced, wasserstein
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import Evidence, of_samples
 from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import deletions, squared_interval, wilson_interval
 from fmbench.statistics.moments import Moments
@@ -25,9 +25,8 @@ def share_covered(estimates: list[Estimate], truth: float) -> float:
     return float(np.mean([e.ci is not None and e.ci[0] <= truth <= e.ci[1] for e in estimates]))
 
 
-def context(x: np.ndarray, y: np.ndarray, fresh: bool = False) -> SampleContext:
-    identity = {"extract": lambda a: a, "extractor": {"name": "id"}, "reference_features": y}
-    return SampleContext("image", 0, x, y, "hash", fresh_reference=fresh, **identity)
+def context(x: np.ndarray, y: np.ndarray, fresh: bool = False) -> Evidence:
+    return of_samples(x, y, features=lambda a: a, fresh_reference=fresh)
 
 
 # -- shortcuts agree with recomputation -------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ def test_perfect_shares_keep_a_width(name: str, only_seed: bool) -> None:
     x = np.random.default_rng(16).uniform(size=(400, 1))
     y = np.linspace(0.3, 0.7, 30)[:, None]
     inside = x if name != "precision" else 0.3 + 0.4 * x
-    here = SampleContext("vector", 0, inside, y, "hash", only_seed=only_seed)
+    here = of_samples(inside, y, sha256="hash", only_seed=only_seed)
     got = getattr(prdc, name)(here)
     assert got.value == 1.0
     assert got.ci is not None
@@ -220,5 +219,5 @@ def test_w2_interval_stops_at_zero_and_is_missing_where_nothing_is_known() -> No
     near = wasserstein.wasserstein2_estimate(rng.normal(size=(3, 1)), rng.normal(size=(3, 1)), True).ci
     assert near is not None
     assert near[0] >= 0
-    several = SampleContext("vector", 0, x, x + 1.0, "hash", only_seed=False)
+    several = of_samples(x, x + 1.0, sha256="hash", only_seed=False)
     assert wasserstein.measure(several).ci is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import of_samples
 from fmbench.metrics.mmd import (
     gaussian_kernel,
     gaussian_mmd_squared,
@@ -85,7 +85,7 @@ def test_interval_has_the_width_of_the_sampling_spread() -> None:
 def test_measure_takes_its_bandwidth_from_the_reference_alone() -> None:
     rng = np.random.default_rng(3)
     y = rng.normal(size=(60, 2))
-    near, far = (measure(SampleContext("vector", 0, rng.normal(size=(50, 2)) + s, y, "hash")) for s in (0.0, 9.0))
+    near, far = (measure(of_samples(rng.normal(size=(50, 2)) + s, y, sha256="hash")) for s in (0.0, 9.0))
     assert near.details["bandwidth"] == far.details["bandwidth"] == pytest.approx(median_bandwidth(y))
     assert near.value < 0.1 < far.value
 

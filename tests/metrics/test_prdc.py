@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from fmbench.metrics import prdc as module
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import of_samples
 from fmbench.metrics.prdc import prdc
+from fmbench.metrics.reference import Reference
 
 
 def numbers(*args: object, **kwargs: object) -> tuple[float, float, float, float]:
@@ -85,7 +86,7 @@ def test_convention_for_ties(offset: float) -> None:
 def test_measures_give_the_same_numbers_with_intervals(quantity: str) -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(80, 2)) + 0.5, rng.normal(size=(90, 2))
-    got = getattr(module, quantity)(SampleContext("vector", 0, x, y, "hash"))
+    got = getattr(module, quantity)(of_samples(x, y, sha256="hash"))
     assert got.value == pytest.approx(getattr(prdc(x, y), quantity))
     assert got.ci[0] < got.value < got.ci[1]
     assert got.n == (80 if quantity in ("precision", "density") else 90)
@@ -94,8 +95,9 @@ def test_measures_give_the_same_numbers_with_intervals(quantity: str) -> None:
 def test_measure_uses_features_where_there_are_any() -> None:
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(50, 2)) + 50, rng.normal(size=(60, 2))
-    sample = module.precision(SampleContext("vector", 0, x, y, "hash"))
-    feature = module.precision(SampleContext("image", 0, x, y, "hash", None, lambda a: a - 50, {"name": "shift"}, y))
+    sample = module.precision(of_samples(x, y, sha256="hash"))
+    real = Reference(lambda: y, lambda: "hash", lambda: y)
+    feature = module.precision(of_samples(x, real, features=lambda a: a - 50))
     assert sample.value == 0
     assert feature.value is not None
     assert feature.value > 0.5

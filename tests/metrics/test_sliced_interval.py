@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fmbench.metrics.base import SampleContext
+from fmbench.metrics.evidence import of_samples
 from fmbench.metrics.sliced import JACKKNIFE_PROJECTIONS, measure
 from fmbench.statistics.intervals import jackknife_estimate
 from fmbench.transport.sliced import sliced_wasserstein2
@@ -13,7 +13,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_jackknife_interval_has_the_width_of_repeated_experiments() -> None:
     y = rng(1).normal(size=(400, 2)) + 1.0
-    estimates = [measure(SampleContext("vector", 0, rng(s).normal(size=(300, 2)), y, "abc")) for s in range(10, 50)]
+    estimates = [measure(of_samples(rng(s).normal(size=(300, 2)), y, sha256="abc")) for s in range(10, 50)]
     values = np.array([e.value for e in estimates])
     halves = np.array([(e.ci[1] - e.ci[0]) / 2 for e in estimates])
     assert halves.mean() / 1.96 == pytest.approx(values.std(ddof=1), rel=0.3)
@@ -23,7 +23,7 @@ def test_jackknife_interval_has_the_width_of_repeated_experiments() -> None:
 
 def test_jackknife_on_sorted_projections_is_the_plain_jackknife() -> None:
     x, y = rng().normal(size=(45, 3)), rng(1).normal(size=(30, 3)) + 1.0
-    fast = measure(SampleContext("vector", 0, x, y, "abc")).ci
+    fast = measure(of_samples(x, y, sha256="abc")).ci
     plain = jackknife_estimate(lambda kept: sliced_wasserstein2(x[kept], y, JACKKNIFE_PROJECTIONS), 45).ci
     assert fast is not None
     assert plain is not None
@@ -32,7 +32,7 @@ def test_jackknife_on_sorted_projections_is_the_plain_jackknife() -> None:
 
 def test_no_interval_from_too_few_samples_and_none_below_zero() -> None:
     x = rng().normal(size=(3, 2))
-    assert measure(SampleContext("vector", 0, x, x, "abc")).ci is None
-    same = measure(SampleContext("vector", 0, rng().normal(size=(40, 2)), rng(1).normal(size=(40, 2)), "abc"))
+    assert measure(of_samples(x, x, sha256="abc")).ci is None
+    same = measure(of_samples(rng().normal(size=(40, 2)), rng(1).normal(size=(40, 2)), sha256="abc"))
     assert same.ci is not None
     assert same.ci[0] >= 0.0

@@ -24,7 +24,8 @@ from torch import Tensor
 
 import fmbench
 from fmbench.methods.base import Budget
-from fmbench.metrics.flow import FlowContext, Trajectories, normalized_path_energy, reference_solve
+from fmbench.metrics.evidence import of_flow
+from fmbench.metrics.flow import Trajectories, normalized_path_energy, reference_solve
 from fmbench.transport.exact import wasserstein2
 
 matchers = pytest.importorskip("torchcfm.conditional_flow_matching")
@@ -136,7 +137,7 @@ def test_normalised_path_energy(euler, ours, model) -> None:
     # torchcfm builds its cost matrix in float32 and squares the distances.
     assert squared == pytest.approx(root**2, rel=1e-5)
     theirs = [abs(euler(steps).energy - root**2) / root**2 for steps in (100, 200)]
-    value = normalized_path_energy(FlowContext(ours, ours.cost, (squared, 0.0))).value
+    value = normalized_path_energy(of_flow(None, None, 0, ours, w2_squared=(squared, 0.0))).value
     assert value is not None
     assert 2 * theirs[1] - theirs[0] == pytest.approx(value, abs=1e-4)
     assert abs(theirs[0] - value) > 1e-3

@@ -47,11 +47,11 @@ def main() -> None:
         part.copy_(task.target.sample(len(part), random)).add_(0.1 * torch.randn(part.shape, generator=random))
     print(f"{args.samples} samples made: {process_peak() / 1e9:.2f} GB")
     scorer = Scorer(task, args.metrics, (0,), args.samples, stand_in())
-    context = scorer.context(samples, 0)
+    evidence = scorer.evidence(samples, 0)
     for name in args.metrics:
         began = time.process_time()
         scorer.metrics = [name]
-        estimate = scorer.score([context])[name]
+        estimate = scorer.score([evidence])[name]
         value = estimate.reason if estimate.value is None else f"{estimate.value:.5g}"
         print(f"{name} {value}: {process_peak() / 1e9:.2f} GB, {time.process_time() - began:.0f} s of CPU")
 

@@ -84,7 +84,7 @@ CASES = [
     (in_draw(sampler=["euler"]), "draws.DRAW.sampler must be a list of length 3, got ['euler']"),
     (in_draw(sampler=["euler", 0, 1.0]), "rows[0].steps must be a whole number >= 1, got 0"),
     (in_draw(nfe={"network": -1}), "draws.DRAW.nfe.network must be a number >= 0.0, got -1"),
-    (in_draw(latency={"batches": 3}), "latency must have first_call, clock_mhz and a list of eight"),
+    (in_draw(latency={"batches": 3}), "latency must have first_call, clock_mhz and a list of 8 or 12"),
     (in_draw(latency={"long": {"p50": -1.0, "batch": 1}}), "rows[0].latency.p50 must be a number >= 0.0, got -1.0"),
     (in_draw(run="gone"), "rows[0].run names no run, got 'gone'"),
     (in_cell(value="low"), "cells.DRAW.wasserstein2.value must be a number or null, got 'low'"),

@@ -1,19 +1,23 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from results_factory import estimate, result, row, simple
 
-from fmbench.records.result import Estimate
+from fmbench.records.result import Estimate, read
 from fmbench.report.ranking import (
     PRIMARY,
     STEPS,
     Standing,
     anchor,
+    mflop_of,
     primary_metric,
     rank_row,
     rank_rule,
     shared_ranks,
     unranked_reason,
 )
+from fmbench.storage.bundled import PACKAGE
 
 
 def ranks_of(intervals, better):
@@ -71,26 +75,68 @@ def test_a_metric_without_a_better_side_ranks_nobody():
 def test_the_judged_row_has_the_most_fixed_steps_in_the_budget():
     number = {"wasserstein2": estimate(1.0)}
     rows = [row(1, number), row(8, number), row(16, number), row(None, number, "dopri5", 90)]
-    assert rank_row(rows, 8).steps == 8
-    assert rank_row(rows, 15).steps == 8
-    assert rank_row(rows, 100).steps == 16
-    assert rank_row(rows[3:], 100) is None
+    assert rank_row(result("a", tuple(rows)), 8).steps == 8
+    assert rank_row(result("a", tuple(rows)), 15).steps == 8
+    assert rank_row(result("a", tuple(rows)), 100).steps == 16
+    assert rank_row(result("a", tuple(rows[3:])), 100) is None
 
 
 def test_a_one_step_map_is_judged_by_its_one_step():
     null = {"wasserstein2": Estimate.missing("one step only")}
-    assert rank_row([row(1, {"wasserstein2": estimate(1.0)}), row(8, null)], 8).steps == 1
+    assert rank_row(result("a", (row(1, {"wasserstein2": estimate(1.0)}), row(8, null))), 8).steps == 1
 
 
 def test_a_failed_row_is_still_the_one_that_counts():
     rows = [row(4, {"wasserstein2": estimate(1.0)}), row(8, {}, failed="NaN")]
-    assert rank_row(rows, 8).failed == "NaN"
+    assert rank_row(result("a", tuple(rows)), 8).failed == "NaN"
 
 
 def test_of_equal_steps_the_cheaper_sampler_counts():
     number = {"wasserstein2": estimate(1.0)}
     rows = [row(8, number, "heun", 16), row(8, number, "euler", 8)]
-    assert rank_row(rows, 8).solver == "euler"
+    assert rank_row(result("a", tuple(rows)), 8).solver == "euler"
+
+
+def test_the_most_operations_count_and_never_the_best_number():
+    """A head makes four evaluations dearer than eight without it; of equal work the first of the protocol counts."""
+    worse, better = {"wasserstein2": estimate(2.0)}, {"wasserstein2": estimate(1.0)}
+    dear = dataclasses.replace(row(4, worse), nfe={"network": 4.0, "head": 4.0}, mflop=50.0)
+    plain = [dataclasses.replace(row(8, better), mflop=40.0), dataclasses.replace(row(7, better), mflop=40.0)]
+    for division in ("closed", "open"):
+        judged = rank_row(result("a", (*plain, dear), model={"division": division}), 8)
+        assert (judged.steps, judged.mflop) == (4, 50.0)
+        assert rank_row(result("a", tuple(plain), model={"division": division}), 8).steps == 8
+
+
+def test_a_closed_budget_is_of_the_task_s_network_and_an_open_one_of_all():
+    number = {"wasserstein2": estimate(1.0)}
+    eight = dataclasses.replace(row(8, number), nfe={"network": 8.0, "decoder": 1.0}, mflop=90.0)
+    four = dataclasses.replace(row(4, number), nfe={"network": 4.0, "decoder": 1.0}, mflop=50.0)
+    guided = dataclasses.replace(row(5, number, guidance=2.0), nfe={"network": 5.0, "guidance": 5.0}, mflop=99.0)
+    rows = (eight, four, guided)
+    assert rank_row(result("a", rows, model={"division": "closed"}), 8).steps == 8
+    assert rank_row(result("a", rows, model={"division": "open"}), 8).steps == 4
+
+
+def test_rows_of_which_nobody_counted_the_operations_are_judged_as_they_were():
+    number = {"wasserstein2": estimate(1.0)}
+    rows = (row(2, number), row(8, number), row(16, number))
+    cost = {"flops_per_evaluation": 2e6}
+    costly = result("a", rows, cost=cost)
+    assert rank_row(costly, 8) is rank_row(result("a", rows), 8) is rows[1]
+    assert [mflop_of(costly, one) for one in rows] == [4.0, 16.0, 32.0]
+    assert mflop_of(result("a", rows), rows[0]) is None
+    counted = (dataclasses.replace(rows[0], mflop=1000.0), *rows[1:])
+    assert rank_row(result("a", counted), 8) is rows[1]
+
+
+def test_committed_results_are_judged_by_the_rows_with_the_most_evaluations():
+    for path in sorted((PACKAGE.parent / "leaderboard" / "results").rglob("*.json"))[::5]:
+        found = read(path)
+        for budget in (1, 8, 16, 100):
+            fixed = [r for r in found.rows if r.steps is not None and r.total_nfe <= budget and r.failed is None]
+            if fixed:
+                assert rank_row(found, budget) is max(fixed, key=lambda r: r.total_nfe)
 
 
 def test_only_the_task_s_own_names_are_anchors():

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("lap", [True, False])
-def test_in_one_dimension_it_matches_sorted_points(monkeypatch: pytest.MonkeyPatch, solver: str, lap: bool) -> None:
-    if not lap:
-        monkeypatch.setattr(exact, "_lap", lambda: None)
+def test_in_one_dimension_it_matches_sorted_points(solver: str) -> None:
     x, y = rng().normal(size=(2, 200))
     expected = np.linalg.norm(np.sort(x) - np.sort(y)) / math.sqrt(200)
     assert wasserstein2(x[:, None], y[:, None], solver) == pytest.approx(expected, rel=1e-13)
@@ -108,11 +106,26 @@ def test_gaussian_closed_form_is_the_limit() -> None:
 def test_all_solvers_agree_and_match_pot() -> None:
     import ot
 
-    for dim in (3, 80):
+    for dim, scale in ((3, 1.0), (12, 1.0), (12, 0.01), (80, 1.0)):  # a small cloud: its points share few nearest ones
         x, y = rng(3).normal(size=(2, 256, dim))
+        x *= scale
         reference = math.sqrt(ot.emd2([], [], ot.dist(x, y), numItermax=10**8))
         for solver in ("auto", *SOLVERS):
             assert wasserstein2(x, y, solver) == pytest.approx(reference, rel=1e-12)
+
+
+def test_the_solver_is_chosen_by_sizes_dimension_and_crowding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(n: int, m: int, dim: int, scale: float = 1.0) -> Any:
+        x, y = scale * rng(1).normal(size=(n, dim)), rng(2).normal(size=(m, dim))
+        return exact._fastest(squared_distances(x, y), dim)
+
+    monkeypatch.setattr(exact, "_lap", lambda: None)
+    assert chosen(200, 200, 2) is chosen(200, 199, 16) is chosen(200, 200, 16, 0.01) is exact.simplex
+    assert chosen(200, 200, 16) is exact.assignment
+    assert chosen(200, 200, 80) is exact.assignment
+    monkeypatch.setattr(exact, "_lap", lambda: object())
+    assert chosen(200, 200, 16) is exact.assignment
+    assert chosen(200, 200, 80, 0.01).keywords == {"permutation": exact._lap_permutation}
 
 
 def test_floor_is_the_distance_of_two_fresh_sets_and_shrinks() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fmbench.cli import main
 from fmbench.evaluation.plan import plan
 from fmbench.evaluation.run import run
-from fmbench.records import protocol
+from fmbench.records import protocol, recipe
 from fmbench.registry import EXTRACTORS, UnknownName, file_class
 from fmbench.training.run import train
 from fmbench.zoo import catalogue, code, loading
@@ -184,6 +185,28 @@ def test_a_run_reads_every_string_once_and_goes_on_after_a_damaged_one(
     assert [result.entry for result in outcome.results] == ["data", "data", "tiny", "copy"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "tiny.toml", "--limit", "8", "--out", "out", "-m"],
+        ["sample", "-n", "2", "--steps", "1", "-o", "x.npy"],
+        ["latency", "tiny.toml", "--out", "out", "-m"],
+        ["info"],
+        ["train", "--out", "student", "--method", "reflow", "--task", TASK, "--set", "method.pairs=16", "--set", "train.steps=1",
+         "--set", "net.width=16", "--set", "net.depth=2", "--set", "train.batch_size=4", "--teacher"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_command_reads_a_recipe_once(words: list[str], zoo: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("tiny.toml").write_text(PROTOCOL)
+    places, read_toml = [], recipe.read_toml
+    monkeypatch.setattr(
+        recipe, "read_toml", lambda path, what: (places.append(path.parent.name), read_toml(path, what))[1]
+    )
+    assert main([*words, f"{TASK}/tiny"]) == 0
+    assert places.count("tiny") == 1
+
+
 def test_extractors_are_told_before_they_are_loaded(trained_zoo: Path) -> None:
     known = resolve_extractor("inception-tf")
     assert (known.pinned, known.model) == (EXTRACTORS.table["inception-tf"], None)
@@ -216,12 +239,16 @@ def test_strings_are_taken_apart_in_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             taken = isinstance(node, (ast.Compare, ast.Call)) and '".py:"' in ast.unparse(node).replace("'", '"')
             assert not taken, f"{place}, line {node.lineno}: ask file_class of fmbench.registry"
-            if isinstance(node, (ast.Name, ast.Attribute, ast.ImportFrom)) and place not in (
-                "zoo/catalogue.py",
-                "zoo/resolve.py",
-            ):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
-                assert not {"find", "locate", "trained_here"} & set(names), f"{place} looks entries up itself"
+            names = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+            names |= (
+                {node.attr} if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "catalogue" else set()
+            )
+            looked_up = place not in ("zoo/catalogue.py", "zoo/resolve.py") and names & {
+                "find",
+                "locate",
+                "trained_here",
+            }
+            assert not looked_up, f"{place} looks an entry up itself; call resolve of fmbench.zoo.resolve"
     assert file_class("a/b.py:C") == ("a/b.py", "C") and file_class("hf:org/repo") is None
 
 

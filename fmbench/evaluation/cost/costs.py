@@ -1,24 +1,23 @@
-"""What a model costs to run: latency per batch size and sampler, operations, memory and energy of one batch."""
+"""What a model costs to run: operations, memory and energy of one batch. Its latency is measured in :mod:`fmbench.evaluation.timing`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from fmbench.evaluation.cost.energy import energy
-from fmbench.evaluation.cost.flops import flops_per_call
-from fmbench.evaluation.cost.latency import best_throughput, sweep
+from fmbench.evaluation.cost.flops import flops_per_call, work_per_call
 from fmbench.evaluation.cost.memory import peak_memory
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition
 from fmbench.zoo.model import Model, device_of, evaluating
 
-PER_BATCH = ("batch", "p50", "p95", "p99", "iqr", "throughput", "repeats", "warmup", "stable", "failed")
-"""What is kept for every batch size; the conditions are the same for all."""
+FEW = 2
+"""Samples on which operations are counted: their number per sample does not depend on it."""
 
 PARTS = (
     "parameters", "batch", "sampler", "flops_per_evaluation", "flops_per_sample", "flops_uncounted", "memory", "energy", "reason",
@@ -26,7 +25,7 @@ PARTS = (
 """What the cost of a model consists of, in the order of result files."""
 
 
-def _batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:
+def one_batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:
     """A call that samples the first ``size`` noises of seed 0, inputs on the device."""
     device = device_of(model.method)
     draws, labels = model.draws(0, size, 0).drawn().on(device), model.labels(0, size, 0)
@@ -34,31 +33,18 @@ def _batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:
     return lambda: model.method.sample(draws, sampler, cond)
 
 
-def sampler_latency(model: Model, sampler: Sampler, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Latency of one sampler at every batch size of ``settings`` (``batches``, ``seconds``).
+def sampler_mflop(model: Model, sampler: Sampler, nfe: float) -> float | None:
+    """Millions of floating-point operations per sample of a sampler that takes ``nfe`` evaluations of all purposes; None where it fails.
 
-    The largest batch size that fits stands at the top with its conditions, all of them are in ``batches``, and ``best`` is the batch size
-    of the highest throughput. Where not even the smallest could be measured, ``failed`` says why and is all there is.
+    Counted on :data:`FEW` noises. A solver that chooses its steps may take others there: its operations are brought to ``nfe``.
     """
-    device = device_of(model.method)
     try:
-        # Isolated as a whole: nothing of ours runs within the times that are measured.
-        with foreign(), isolated(), torch.no_grad(), evaluating(model.method):
-            rows = sweep(
-                lambda size: _batch(model, sampler, size),
-                device,
-                settings["batches"],
-                settings["seconds"],
-                net=model.method.networks()["network"],
-            )
-            measured = [row for row in rows if "failed" not in row]
-            if not measured:
-                return {"failed": rows[-1]["failed"]}
-            best = best_throughput(rows)
-    except ForeignError as error:
-        return {"failed": str(error)}
-    short = [{key: row[key] for key in PER_BATCH if key in row} for row in rows]
-    return {**measured[-1], "best": best, "batches": short}
+        with foreign(), isolated(), evaluating(model.method):
+            ndim = model.draws(0, 1, 0).start().ndim
+            work = work_per_call(model.method, model.method.networks(), one_batch(model, sampler, FEW), FEW, ndim)
+    except ForeignError:
+        return None
+    return work.flops * (nfe / work.evaluations if work.evaluations else 1.0) / 1e6
 
 
 def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
@@ -79,13 +65,13 @@ def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
     device = device_of(model.method)
 
     def memory() -> dict[str, Any]:
-        call = _batch(model, sampler, batch)
+        call = one_batch(model, sampler, batch)
         call()
         return {"memory": peak_memory(call, device)}
 
     def operations() -> dict[str, Any]:
         flops = dataclasses.asdict(
-            flops_per_call(model.method.networks()["network"], _batch(model, sampler, batch), batch)
+            flops_per_call(model.method.networks()["network"], one_batch(model, sampler, batch), batch)
         )
         return {
             "flops_per_evaluation": flops["per_evaluation"],
@@ -94,7 +80,7 @@ def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
         }
 
     # Memory first: torch's counter stays loaded and would pass for the model's.
-    for measure in (memory, operations, lambda: {"energy": energy(_batch(model, sampler, batch), device, batch)}):
+    for measure in (memory, operations, lambda: {"energy": energy(one_batch(model, sampler, batch), device, batch)}):
         part(measure)
     if reasons:
         found["reason"] = "; ".join(dict.fromkeys(reasons))

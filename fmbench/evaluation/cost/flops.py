@@ -1,16 +1,16 @@
-"""Floating-point operations of one network evaluation, by torch's counter, with the name of all work that it cannot see."""
+"""Floating-point operations of one network evaluation and of a sample, by torch's counter, with the name of all work that it cannot see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fmbench.execution.operators import OperatorMode, uncompiled
 from fmbench.flows.evaluations import counting
 
 _MOVEMENT = """
@@ -89,7 +89,7 @@ class _Inside:
             self.total += self.counter.get_total_flops() - self.entered_at
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperatorMode):
     """Sees the operators that the counter executes, after it has decomposed what it can."""
 
     def __init__(self, inside: _Inside) -> None:
@@ -129,7 +129,7 @@ def _watched(net: nn.Module) -> Iterator[_Inside]:
     with ExitStack() as stack:
         stack.enter_context(_countable(net))
         if is_compiled(net):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(uncompiled())
         for module in net.modules():
             stack.callback(module.register_forward_pre_hook(inside.enter).remove)
             stack.callback(module.register_forward_hook(inside.leave).remove)
@@ -159,3 +159,32 @@ def flops_per_call(net: nn.Module, call: Callable[[], Any], samples: int) -> Flo
             f"the call never ran {type(net).__name__}; give the network that it calls (and call it, not its forward)"
         )
     return Flops(inside.total / evaluated, inside.total / samples, evaluated / samples, tuple(sorted(inside.uncounted)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call did for one sample: floating-point operations, 2 for every multiply-add, and network evaluations of all purposes."""
+
+    flops: float
+    evaluations: float
+
+
+def work_per_call(
+    flow: nn.Module, networks: Mapping[str, nn.Module], call: Callable[[], Any], samples: int, ndim: int
+) -> Work:
+    """Work of ``call()``, which makes ``samples`` samples; gradients are off.
+
+    All operations count, whichever network of ``networks`` they are in, decoders and what is outside every network included. ``ndim`` is
+    that of a batch of states. As in :func:`flops_per_call` the number follows from shapes; work without a formula counts nothing.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        rows = stack.enter_context(counting(networks, ndim))
+        stack.enter_context(_countable(flow))
+        if is_compiled(flow):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        call()
+    return Work(counter.get_total_flops() / samples, rows.total / samples)

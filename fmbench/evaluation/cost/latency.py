@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ from torch import nn
 
 from fmbench.evaluation.cost.energy import NvmlUnavailable, nvml
 from fmbench.evaluation.cost.flops import is_compiled
+from fmbench.evaluation.cost.load import Load, system_load
 from fmbench.evaluation.cost.memory import is_out_of_memory
+from fmbench.statistics.student import t95
 from fmbench.storage.readers import first_line
 
 WINDOW = 5
 """Calls whose median is compared with that of as many before them, to tell whether the warm-up is over."""
 TOLERANCE = 0.05
-"""Relative difference of the two medians below which latency is called stable."""
+"""Relative difference of the two medians below which the warm-up is over."""
+ROUNDS = 5
+"""Turns in which every job is timed; their medians make the interval."""
+WIDEST = 0.1
+"""Half-width of the interval of the median, over the median, beyond which times are void."""
+BUSIEST = 0.1
+"""Share of the machine's CPU time that other processes may take while something is timed."""
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -75,6 +84,183 @@ def quantiles(times: Sequence[float]) -> dict[str, float | None]:
     return {**found, "iqr": None if quarters is None else float(quarters[1] - quarters[0])}
 
 
+@dataclass(frozen=True)
+class Job:
+    """One thing to time.
+
+    Attributes:
+        make: prepares the inputs on the device and returns a call that samples one batch.
+        device: what to synchronise.
+        batch: samples per call.
+        net: the network, whose dtype and compilation go into the record.
+        around: what its calls run within, entered outside of the time that is measured.
+
+    Raises ValueError for a batch below 1.
+    """
+
+    make: Callable[[], Callable[[], Any]]
+    device: torch.device
+    batch: int
+    net: nn.Module | None = None
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How often calls are timed: between a least and a most number, until the seconds have passed.
+
+    Raises ValueError for bounds that allow no measurement.
+    """
+
+    seconds: float
+    least_warmup: int = 3
+    most_warmup: int = 100
+    least: int = 5
+    most: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < float("inf"):
+            raise ValueError(f"seconds must be 0 or more and finite, got {self.seconds}")
+        pairs = (("warm-ups", self.least_warmup, self.most_warmup, 1), ("repeats", self.least, self.most, 2))
+        for name, low, high, allowed in pairs:
+            if not allowed <= low <= high:
+                raise ValueError(f"{name} need {allowed} <= least <= most, got least {low} and most {high}")
+
+
+class _Timing:
+    """One job while it is timed: warmed up when made, then a few calls in every round."""
+
+    def __init__(self, job: Job, bounds: Bounds, clock: Callable[[], float]) -> None:
+        self.job, self.bounds, self.clock = job, bounds, clock
+        self.rounds: list[list[float]] = []
+        self.cpu = 0.0
+        with job.around():
+            self.call = job.make()
+            synchronise(job.device)
+            self.warmth = warm_up(self.timed, bounds.seconds, bounds.least_warmup, bounds.most_warmup)
+
+    def timed(self) -> float:
+        start = self.clock()
+        self.call()
+        synchronise(self.job.device)
+        return self.clock() - start
+
+    @property
+    def times(self) -> list[float]:
+        return [time for times in self.rounds for time in times]
+
+    def round(self, share: float) -> None:
+        """Calls until a share of the least number and of the seconds is reached."""
+        done, spent, times = len(self.times), sum(self.times), []
+        with self.job.around():
+            before = time.process_time()
+            while done + len(times) < self.bounds.most and (
+                done + len(times) < self.bounds.least * share or spent + sum(times) < self.bounds.seconds * share
+            ):
+                times.append(self.timed())
+            self.cpu += time.process_time() - before
+        self.rounds.append(times)
+
+    def record(self) -> dict[str, Any]:
+        times, batch = self.times, self.job.batch
+        interval = median_interval(self.rounds)
+        return {
+            **quantiles(times),
+            "throughput": batch / float(np.median(times)),
+            "batch": batch,
+            "repeats": len(times),
+            "warmup": self.warmth.calls,
+            "low": interval[0],
+            "high": interval[1],
+            "cpu": self.cpu / (len(times) * batch),
+            "first_call": self.warmth.first,
+        }
+
+
+def median_interval(rounds: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % interval of the median of all times, from the medians of the rounds: Student t, widened to hold the median itself.
+
+    Neighbouring calls share whatever else the machine does, rounds lie apart. One round gives the whole range.
+    """
+    times = [time for times in rounds for time in times]
+    medians = np.array([np.median(times) for times in rounds if len(times)])
+    value = float(np.median(times))
+    if len(medians) < 2:
+        return min(times), max(times)
+    half = t95(len(medians) - 1) * float(medians.std(ddof=1)) / len(medians) ** 0.5
+    centre = float(medians.mean())
+    return min(value, max(centre - half, 0.0)), max(value, centre + half)
+
+
+def void(record: Mapping[str, Any], others: float | None) -> str | None:
+    """Why times are not to be compared with others, None when they may be: see :data:`WIDEST` and :data:`BUSIEST`."""
+    if others is not None and others > BUSIEST:
+        return f"other processes took {others:.0%} of the machine meanwhile"
+    width = (record["high"] - record["low"]) / 2
+    if width > WIDEST * record["p50"]:
+        return f"not stable: the median is {record['p50']:.3g} s within {width:.2g} s"
+    return None
+
+
+def measure_all(
+    jobs: Sequence[Job],
+    bounds: Bounds,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    load: Callable[[], Load] = system_load,
+) -> list[dict[str, Any]]:
+    """Time all jobs in turns, so that what the machine does meanwhile meets them all alike.
+
+    Every job runs unmeasured until its time is stable, then all of them a fifth of their calls, five times over (:data:`ROUNDS`). Every call is
+    followed by a synchronisation, whose wait counts.
+
+    Returns for every job ``p50``, ``p95``, ``p99``, ``iqr`` in seconds per batch (`quantiles` says when None), ``low`` and ``high``, the
+    interval of the median, ``throughput`` in samples/s at the median, ``cpu``, CPU seconds of this process per sample, ``batch``, ``repeats``,
+    ``warmup`` (calls), ``first_call`` in seconds, ``others``, the share of the machine that other processes took (None when unknown), ``void``,
+    why the times are not to be compared (or None), ``stable`` (nothing is void), ``clock``, and the `conditions` right after. A job that
+    raises has only ``batch`` and ``error``, the exception; the others go on.
+    """
+    began, timings, failures = load(), {}, {}
+    for index, job in enumerate(jobs):
+        try:
+            timings[index] = _Timing(job, bounds, clock)
+        except Exception as error:  # of a model; what it is to mean is for the caller to say
+            failures[index] = _released(error, job.device)
+    for turn in range(ROUNDS):
+        for index, timing in list(timings.items()):
+            try:
+                timing.round((turn + 1) / ROUNDS)
+            except Exception as error:
+                failures[index] = _released(error, timing.job.device)
+                del timings[index]
+    others = began.others(load())
+    found: list[dict[str, Any]] = []
+    for index, job in enumerate(jobs):
+        if index in failures:
+            found.append({"batch": job.batch, "error": failures[index]})
+            continue
+        record = timings[index].record()
+        why = void(record, others)
+        state = {"others": others, "void": why, "stable": why is None, "clock": clock_name(clock, job.device)}
+        found.append({**record, **state, **conditions(job.device, job.net)})
+    return found
+
+
+def _released(error: Exception, device: torch.device) -> Exception:
+    """The exception without its traceback, which keeps the tensors of the failed call alive."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return error
+
+
 def measure_latency(
     sample: Callable[[], Any],
     device: torch.device,
@@ -82,95 +268,44 @@ def measure_latency(
     seconds: float,
     *,
     net: nn.Module | None = None,
-    least_warmup: int = 3,
-    most_warmup: int = 100,
-    least: int = 5,
-    most: int = 1000,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Any]:
-    """Time ``sample()`` (one batch, inputs on the device) ``least`` to ``most`` times, until ``seconds`` have passed.
-
-    Before that it runs unmeasured until its time is stable, for at least ``least_warmup`` calls and for at most ``most_warmup`` calls or
-    ``seconds``. Every call is followed by a synchronisation, whose wait counts.
-
-    Args:
-        sample: makes one batch.
-        device: what to synchronise.
-        batch: samples per call.
-        seconds: budget of the warm-up and again of the measurement.
-        net: the network, whose dtype and compilation go into the row.
-        least_warmup, most_warmup, least, most: bounds of the calls.
-        clock: monotonic seconds.
-
-    Returns ``p50``, ``p95``, ``p99``, ``iqr`` in seconds per batch (`quantiles` says when None), ``throughput`` in samples/s at the median,
-    ``batch``, ``repeats``, ``warmup`` (calls), ``stable``, ``first_call`` in seconds, ``clock``, and the `conditions` right after. Never compare
-    rows whose device, threads, dtype or batch differ. Raises ValueError for a bound or batch that allows no measurement.
-    """
-    _check_bounds(batch, seconds, least_warmup, most_warmup, least, most)
-
-    def timed() -> float:
-        start = clock()
-        sample()
-        synchronise(device)
-        return clock() - start
-
-    synchronise(device)
-    warmth = warm_up(timed, seconds, least_warmup, most_warmup)
-    times: list[float] = []
-    began = clock()
-    while len(times) < least or (len(times) < most and clock() - began < seconds):
-        times.append(timed())
-    found = quantiles(times)
-    return {
-        **found,
-        "throughput": batch / float(np.median(times)),
-        "batch": batch,
-        "repeats": len(times),
-        "warmup": warmth.calls,
-        "stable": warmth.stable,
-        "first_call": warmth.first,
-        "clock": clock_name(clock, device),
-        **conditions(device, net),
-    }
-
-
-def _check_bounds(batch: int, seconds: float, least_warmup: int, most_warmup: int, least: int, most: int) -> None:
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"seconds must be 0 or more and finite, got {seconds}")
-    for name, low, high, allowed in (("warm-ups", least_warmup, most_warmup, 1), ("repeats", least, most, 2)):
-        if not allowed <= low <= high:
-            raise ValueError(f"{name} need {allowed} <= least <= most, got least {low} and most {high}")
-
-
-def sweep(
-    make: Callable[[int], Callable[[], Any]],
-    device: torch.device,
-    batches: Sequence[int],
-    seconds: float,
     **options: Any,
-) -> list[dict[str, Any]]:
-    """`measure_latency` of ``make(batch)`` for every batch size, ``options`` passed on.
+) -> dict[str, Any]:
+    """:func:`measure_all` of one call that samples a batch; ``options`` are those of :class:`Bounds` and of :func:`measure_all`.
+
+    Raises what the call raises, and ValueError for bounds or a batch that allow no measurement.
+    """
+    limits = {field.name: options.pop(field.name) for field in fields(Bounds) if field.name in options}
+    (found,) = measure_all([Job(lambda: sample, device, batch, net)], Bounds(seconds, **limits), **options)
+    if "error" in found:
+        raise found["error"]
+    return found
+
+
+def sweep(jobs: Sequence[Job], bounds: Bounds, **options: Any) -> list[dict[str, Any]]:
+    """:func:`measure_all` of one thing at increasing batch sizes, ``options`` passed on.
 
     The first batch size that does not fit in memory ends the sweep with the record ``{"batch": ..., "failed": reason}``; the smaller ones stay.
-    Raises ValueError for batch sizes that are not increasing, for then a failure would say nothing about the ones after it.
+    Any other exception is raised. Raises ValueError for batch sizes that are not increasing, for then a failure would say nothing about those
+    after it.
     """
+    batches = [job.batch for job in jobs]
     if not batches or any(b <= a for a, b in zip(batches, batches[1:], strict=False)):
-        raise ValueError(f"batch sizes must be increasing and at least one, got {list(batches)}")
-    rows: list[dict[str, Any]] = []
-    for batch in batches:
-        try:
-            rows.append(measure_latency(make(batch), device, batch, seconds, **options))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            rows.append({"batch": batch, "failed": f"out of memory: {first_line(error)}"})
-            break
-    if "failed" in rows[-1] and device.type == "cuda":
-        # Only here, past the handler: the exception's traceback kept the tensors of the failed call alive.
-        torch.cuda.empty_cache()
-    return rows
+        raise ValueError(f"batch sizes must be increasing and at least one, got {batches}")
+    return fitting(measure_all(jobs, bounds, **options))
+
+
+def fitting(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records up to the first batch size that did not fit in memory, which says so. Raises what else a job raised."""
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        error = record.get("error")
+        if error is None:
+            kept.append(record)
+            continue
+        if not is_out_of_memory(error):
+            raise error
+        return [*kept, {"batch": record["batch"], "failed": f"out of memory: {first_line(error)}"}]
+    return kept
 
 
 def best_throughput(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""The real samples of one task after another, shared by everything in this process that is compared with them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from fmbench.features import Extractor
+from fmbench.features.statistics import Statistics
+from fmbench.features.store import reference_features
+from fmbench.metrics.reference import Reference
+from fmbench.shapes import Points
+from fmbench.storage.files import fingerprint, sha256
+from fmbench.tasks.base import Task
+
+MOST = 16
+"""References held at a time: one for every seed of a protocol."""
+
+
+def reference(task: Task, seed: int, n: int, extractor: Extractor | None) -> Reference:
+    """Real samples of a task: all of a finite data set, else ``n`` draws of a seed; their features, kept on disk for a data set of the Hub."""
+
+    def features() -> np.ndarray:
+        assert extractor is not None
+        stored = task.published_sha256 is not None
+        return reference_features(task, extractor) if stored else extractor.features(task.real(n, seed))
+
+    made = Reference(
+        lambda: task.space.flatten(task.real(n, seed)),
+        lambda: task.published_sha256 or sha256(made.points.astype(np.float32)),
+        None if extractor is None else features,
+        fresh=task.fresh,
+    )
+    return made
+
+
+def stated(statistics: Statistics) -> Reference:
+    """A reference of which nothing but mean and covariance of its features is known."""
+    return Reference(None, lambda: statistics.sha256, moments=lambda: statistics)
+
+
+def check_width(points: Points, extractor: Extractor, statistics: Statistics) -> None:
+    """Raise ValueError, before all features are computed, when the statistics are of another number of features than the extractor gives."""
+    width = extractor.features(points[:1]).shape[1]
+    if width != len(statistics.mean):
+        raise ValueError(
+            f"{statistics.origin} holds statistics of {len(statistics.mean)} features, and {extractor.name} gives {width}; "
+            "name the extractor that they were made with"
+        )
+
+
+class References:
+    """The last :data:`MOST` references of one task: a run goes task by task, and only the present one is asked for again."""
+
+    def __init__(self) -> None:
+        # With the target, so that its address stays its own for as long as it stands for it.
+        self.held: OrderedDict[tuple[Any, ...], tuple[Any, Reference]] = OrderedDict()
+
+    def of(self, task: Task, seed: int, n: int, extractor: Extractor | None) -> Reference:
+        """The reference of a task, seed, number of draws and extractor."""
+        pinned = None if extractor is None else (fingerprint(extractor.identity), str(extractor.device))
+        whose = (task.name, task.version, id(task.target))
+        key = (*whose, seed, n, pinned)
+        if self.held and next(iter(self.held))[:3] != whose:
+            self.held.clear()
+        if key not in self.held:
+            self.held[key] = task.target, reference(task, seed, n, extractor)
+            if len(self.held) > MOST:
+                self.held.popitem(last=False)
+        self.held.move_to_end(key)
+        return self.held[key][1]
+
+
+REFERENCES = References()

@@ -1,0 +1,31 @@
+"""Looking at every operator of torch, without the imports that torch's compiler would need."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class OperatorMode(TorchDispatchMode):
+    """A mode whose ``__torch_dispatch__`` is called as it is.
+
+    By default torch keeps its compiler out of such a function, and imports it for that: 1.6 seconds of a process that compiles nothing.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside, what ``torch.compile`` has made runs operator by operator; without its modules nothing has been compiled."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -1,0 +1,173 @@
+"""Results of schema 1 become schema 2: the same numbers, named as a fresh run names them; what cannot be told stays as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmbench.cli import main
+from fmbench.evaluation.migration import STALE, migrate
+from fmbench.evaluation.run import run
+from fmbench.records import result
+from fmbench.records.result import SAID_WHERE_KNOWN, Result
+
+TASK, ENTRY = "gaussian-moons", "gaussian-moons/cfm"
+PROTOCOL = f"""
+name = "tiny"
+version = 1
+summary = "for tests"
+tasks = ["{TASK}"]
+samples = 300
+seeds = [0, 1]
+samplers = [{{ solver = "euler", steps = 2 }}, {{ solver = "heun", steps = 3 }}]
+metrics = ["wasserstein2", "truncation_gap", "straightness"]
+flow = {{ samples = 32, steps = 4, probes = 8, probe_steps = 4 }}
+latency = {{ batches = [1, 16], seconds = 0.0 }}
+rank = {{ vector = "wasserstein2", steps = 2 }}
+"""
+NAMES = {"data.json", "cfm.json"}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of fresh results: an entry and the anchor of real data."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "tiny.toml").write_text(PROTOCOL)
+    assert not run(folder / "tiny.toml", [ENTRY], folder / "out").errors
+    return folder / "out"
+
+
+def without_names(content: Any) -> Any:
+    """Plain data as schema 1 had it: no draw, cell or run has a name."""
+    if isinstance(content, dict):
+        return {key: without_names(value) for key, value in content.items() if key not in SAID_WHERE_KNOWN}
+    return [without_names(item) for item in content] if isinstance(content, (list, tuple)) else content
+
+
+@pytest.fixture
+def old(measured: Path, tmp_path: Path) -> Path:
+    """The same folder as a version that wrote schema 1 would have left it."""
+    folder = Path(shutil.copytree(measured, tmp_path / "old"))
+    for path in files(folder):
+        content = without_names(json.loads(json.dumps(result.read(path).to_json())))
+        assert content["schema"] == 1
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "results").glob("*/*/*.json"))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def numbers(found: Result) -> Any:
+    """Every number of a result, by where it stands."""
+    rows = [(row.sampler.label, row.nfe, row.samples, {n: (e.value, e.ci, e.n) for n, e in row.metrics.items()})
+            for row in found.rows]  # fmt: skip
+    return rows, {n: (e.value, e.ci, e.n) for n, e in found.flow.items()}, found.seeds, found.samples_per_seed
+
+
+def names(found: Result) -> Any:
+    """Every name of a result: of draws, cells and the flow."""
+    rows = [(row.id, {n: e.key for n, e in row.metrics.items()}) for row in found.rows]
+    return rows, found.flow_id, {n: e.key for n, e in found.flow.items()}
+
+
+def test_every_number_keeps_its_value_and_gets_the_name_that_a_fresh_run_gives(old: Path, measured: Path) -> None:
+    before = {path.name: result.read(path) for path in files(old)}
+    assert set(before) == NAMES and not any(row.id for found in before.values() for row in found.rows)
+    moved = migrate(old)
+    assert ({path.name for path in moved.written}, moved.problems) == (NAMES, [])
+    for path in files(old):
+        assert json.loads(path.read_text())["schema"] == 2
+        found, fresh = result.read(path), result.read(measured / path.relative_to(old))
+        assert numbers(found) == numbers(before[path.name]) == numbers(fresh)
+        assert names(found) == names(fresh)
+        assert all(row.id for row in found.rows)
+
+
+def test_a_run_over_what_was_migrated_measures_nothing(
+    old: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(old)
+    before = bytes_of(old)
+    monkeypatch.setattr("fmbench.evaluation.run._computed", lambda *_: pytest.fail("something is measured again"))
+    assert not run(measured.parent / "tiny.toml", [ENTRY], old).errors
+    assert bytes_of(old) == before
+
+
+def test_running_twice_changes_nothing(old: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["leaderboard", "migrate", str(old)]) == 0
+    assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == NAMES
+    before = bytes_of(old)
+    assert main(["leaderboard", "migrate", str(old)]) == 0
+    assert capsys.readouterr().out == "every result has the newest schema already\n"
+    assert main(["leaderboard", "migrate", str(old), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert bytes_of(old) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_text(path.read_text()[:-200]), "cfm.json"),
+        (lambda path: path.write_text("{}"), "cfm.json"),
+        (lambda path: edit(path, lambda c: c["rows"][0]["metrics"]["wasserstein2"].update(value="low")), "wasserstein2"),
+        (lambda path: edit(path, lambda c: c["model"].update(weights_sha256="0" * 64)), "are not those of tiny and the zoo now"),
+        (lambda path: edit(path, lambda c: c["benchmark"].update(sha256="0" * 64)), "are not those of tiny and the zoo now"),
+        (lambda path: edit(path, lambda c: c.update(seeds=[0, 2])), "are not those of tiny and the zoo now"),
+        (lambda path: edit(path, lambda c: c["model"].update(method="Mine")), "are not those of tiny and the zoo now"),
+        (lambda path: edit(path, lambda c: c["model"].update(name=f"{TASK}/gone")), "unknown entry"),
+        (lambda path: edit(path, lambda c: c["benchmark"].update(name="no-such")), "unknown benchmark"),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_what_cannot_be_told_is_named_and_left_as_it_is(
+    damage: Callable, words: str, old: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = old / "results" / "tiny" / TASK / "cfm.json"
+    damage(path)
+    before = path.read_bytes()
+    assert main(["leaderboard", "migrate", str(old)]) == 1
+    said = capsys.readouterr()
+    (line,) = said.err.strip().splitlines()
+    assert line.startswith(f"fmbench: {path} stays as it is: ") and words in line
+    assert path.read_bytes() == before
+    # The others are written.
+    assert [Path(name).name for name in said.out.splitlines()] == ["data.json"]
+
+
+def test_a_gap_to_a_reference_solve_that_nobody_named_is_retired(old: Path) -> None:
+    """The flow was measured later than the samples: against which solve the gap was, cannot be told."""
+    path = old / "results" / "tiny" / TASK / "cfm.json"
+    edit(path, lambda content: content["environment"].update(flow=dict(content["environment"])))
+    before = result.read(path)
+    assert not migrate(old).problems
+    found = result.read(path)
+    for row, was in zip(found.rows, before.rows, strict=True):
+        assert was.metrics["truncation_gap"].value is not None
+        gap = row.metrics["truncation_gap"]
+        assert (gap.value, gap.reason) == (None, STALE)
+        assert row.metrics["wasserstein2"] == was.metrics["wasserstein2"]
+    kept = json.dumps(found.retired)
+    assert all(repr(was.metrics["truncation_gap"].value) in kept for was in before.rows)
+    assert found.flow == before.flow
+
+
+def test_a_folder_without_results_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["leaderboard", "migrate", str(tmp_path)]) == 2
+    assert "has no results folder" in capsys.readouterr().err
