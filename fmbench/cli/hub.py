@@ -42,9 +42,12 @@ def cmd_fetch(args: argparse.Namespace) -> int:
 
 def cmd_pin(args: argparse.Namespace) -> int:
     """The address that names the very bytes that a repository holds now."""
-    from fmbench.zoo.hub import find
+    from fmbench.zoo.resolve import resolve
 
-    told = find(args.repository).pin()
+    found = resolve(args.repository).hub
+    if found is None:
+        raise UsageError(f"{args.repository} is here already; a pin names a repository of the Hub, hf:owner/name")
+    told = found.pin()
     if args.json:
         print_json(told)
     else:

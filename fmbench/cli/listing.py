@@ -25,9 +25,9 @@ def _listing(kind: str) -> dict[str, str]:
     if kind in REGISTRIES:
         return dict.fromkeys(REGISTRIES[kind].all(), "")
     if kind == "entries":
-        from fmbench.zoo.catalogue import find
+        from fmbench.zoo.resolve import resolve
 
-        return {name: find(name).where for name in fmbench.list_entries()}
+        return {name: resolve(name).entry.where for name in fmbench.list_entries()}
     return dict.fromkeys(getattr(fmbench, f"list_{kind}")(), "")
 
 

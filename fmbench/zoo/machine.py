@@ -17,6 +17,7 @@ from fmbench.tasks import hub_data
 from fmbench.tasks.base import Task
 from fmbench.zoo import catalogue, hub
 from fmbench.zoo.extractors import load_extractor
+from fmbench.zoo.resolve import resolve
 
 CACHE, ZOO, REPOSITORIES = "cache", "zoo", "hub"
 """Folders of a bundle: files of the cache, entries, and entries that live on the Hub."""
@@ -54,17 +55,19 @@ def everything() -> list[str]:
 
 def _of(name: str) -> list[Need]:
     if name.startswith(PREFIX):
-        return [_repository(name)]
+        found = resolve(name).hub
+        assert found is not None
+        return [_repository(found)]
     if name in list_benchmarks():
         found = []
         for task in protocol.read(name).tasks:
-            found += [*_of_task(TASKS.resolve(task)()), *map(_entry, map(catalogue.find, catalogue.list_entries(task)))]
+            found += [*_of_task(TASKS.resolve(task)()), *map(_of_entry, catalogue.list_entries(task))]
         return found
     if name in TASKS.all():
         return _of_task(TASKS.resolve(name)())
     if name in EXTRACTORS.all():
         return [_extractor(name)]
-    return [_entry(catalogue.find(name))]
+    return [_of_entry(name)]
 
 
 def _of_task(task: Task) -> list[Need]:
@@ -113,7 +116,13 @@ def _cached(paths: Iterable[Path]) -> Mapping[str, Path]:
     return {f"{CACHE}/{path.relative_to(cache_root()).as_posix()}": path for path in sorted(paths)}
 
 
+def _of_entry(name: str) -> Need:
+    return _entry(resolve(name).entry)
+
+
 def _entry(entry: catalogue.Entry) -> Need:
+    """An entry of the zoo or a folder."""
+
     def fetch() -> Mapping[str, Path]:
         pinned = entry.recipe.weights
         files = {n: entry.folder / n for n in (hub.RECIPE, *hub.BESIDE) if (entry.folder / n).is_file()}
@@ -125,8 +134,8 @@ def _entry(entry: catalogue.Entry) -> Need:
     return Need("entry", entry.name, fetch)
 
 
-def _repository(name: str) -> Need:
-    found = hub.find(name)
+def _repository(found: hub.HubEntry) -> Need:
+    """An entry on the Hub, whose recipe has been read."""
 
     def fetch() -> Mapping[str, Path]:
         entry, pinned = found.fetch(), found.entry.recipe.weights
