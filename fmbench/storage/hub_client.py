@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -131,10 +132,12 @@ def talking(what: str, writing: bool = False) -> Iterator[None]:
 
     With ``writing``, an answer that refuses the user speaks of the token.
     """
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
-    level = logging.get_verbosity()
+    level, drawn = logging.get_verbosity(), sys.stderr.isatty() or are_progress_bars_disabled()
     logging.set_verbosity_error()
+    if not drawn:
+        disable_progress_bars()
     try:
         yield
     except TooMuch as error:
@@ -149,3 +152,5 @@ def talking(what: str, writing: bool = False) -> Iterator[None]:
         raise explain(error, what) from error
     finally:
         logging.set_verbosity(level)
+        if not drawn:
+            enable_progress_bars()
