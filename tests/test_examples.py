@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fmbench.records.result import read
@@ -33,15 +34,22 @@ rank = { vector = "wasserstein2", image = "frechet_distance", steps = 4 }
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(EXAMPLES, folder, dirs_exist_ok=True)
+    # What a package with these would have installed.
+    info = folder / "tokens-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tokens\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[fmbench.tasks]\ntoken-chain = tokens:chain_task\n[fmbench.metrics]\ntotal_variation = tokens:METRIC\n"
+    )
     (folder / "own.toml").write_text(PROTOCOL)
     return folder
 
 
 def call(place: Path, *words: str) -> str:
     command = [sys.executable, "-W", "error::DeprecationWarning", "-m", "fmbench", *words]
-    done = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    path = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -114,3 +122,53 @@ def test_an_sde_on_the_oracle(place: Path) -> None:
     assert rows(oracle)["sde-euler-8"]["nfe"]["network"] == 8
     assert rows(oracle)["sde-euler-8"]["metrics"]["wasserstein2"]["value"] < 2
     assert "sde-euler needs the score" in rows(trained)["sde-euler-8"]["metrics"]["wasserstein2"]["reason"]
+
+
+TOKENS = """
+name = "tokens"
+version = 1
+summary = "for tests"
+tasks = ["token-chain"]
+samples = 4000
+seeds = [0]
+samplers = [{ solver = "euler", steps = 1 }, { solver = "euler", steps = 16 }, { solver = "heun", steps = 4 }]
+metrics = ["total_variation", "sliced_wasserstein2", "wasserstein2", "mmd", "precision", "mode_coverage", "truncation_gap", "straightness",
+    "transport_cost", "normalized_path_energy", "velocity_error", "nll", "bits_per_dimension"]
+flow = { samples = 16, steps = 4, probes = 4, probe_steps = 4 }
+latency = { batches = [1], seconds = 0.0 }
+rank = { token-chain = "total_variation", steps = 16 }
+"""
+
+
+def test_a_discrete_task_brings_its_space_and_its_metric(place: Path) -> None:
+    (place / "tokens.toml").write_text(TOKENS)
+    assert "FAILED" not in call(place, "check", "tokens.py:Unmask", "--task", "token-chain")
+    call(place, "train", "--method", "tokens.py:Unmask", "--task", "token-chain", "--set", "division=open")
+    call(place, "run", "tokens.toml", "-m", "tokens.py:Unmask", "--out", "out-tokens")
+    real, found = (
+        read(place / f"out-tokens/results/tokens/token-chain/{n}.json").to_json() for n in ("data", "unmask")
+    )
+    assert found["task"]["kind"] == "sequence"
+    one, many = (rows(found)[f"euler-{steps}"] for steps in (1, 16))
+    assert (one["nfe"]["network"], many["nfe"]["network"]) == (1, 16)
+    # All tokens at once are drawn independently of each other: the distance is that of the product of the marginals.
+    start, step = np.array([0.6, 0.3, 0.1]), np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1]])
+    law, product, share = start, start, start
+    for _ in range(3):
+        law, share = law[..., None] * step, share @ step
+        product = product[..., None] * share
+    apart = float(np.abs(law - product).sum() / 2)
+    assert one["metrics"]["total_variation"]["value"] == pytest.approx(apart, abs=0.04)
+    floor = real["rows"][0]["metrics"]["total_variation"]["value"]
+    assert floor < many["metrics"]["total_variation"]["value"] < apart / 3
+    assert rows(found)["heun-4"]["metrics"]["total_variation"]["reason"] == "this model jumps, in steps of euler"
+    reasons = {name: e["reason"] for name, e in {**many["metrics"], **found["flow"]}.items() if e["value"] is None}
+    assert set(reasons) == {*many["metrics"], *found["flow"]} - {"total_variation"}
+    assert (
+        reasons["sliced_wasserstein2"]
+        == "needs coordinates, between which there are distances: samples of this task have none"
+    )
+    assert reasons["wasserstein2"] == "needs vectors: samples of this task are none"
+    assert reasons["precision"] == "needs images: samples of this task are none"
+    assert reasons["straightness"].endswith("the model has none")
+    assert "TV @16" in (place / "out-tokens/README.md").read_text()

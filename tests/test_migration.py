@@ -105,7 +105,7 @@ def test_a_run_over_what_was_migrated_measures_nothing(
 ) -> None:
     migrate(old)
     before = bytes_of(old)
-    monkeypatch.setattr("fmbench.evaluation.run._computed", lambda *_: pytest.fail("something is measured again"))
+    monkeypatch.setattr("fmbench.evaluation.one._computed", lambda *_: pytest.fail("something is measured again"))
     assert not run(measured.parent / "tiny.toml", [ENTRY], old).errors
     assert bytes_of(old) == before
 

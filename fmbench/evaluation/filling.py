@@ -198,10 +198,8 @@ def _with_runs(made: Result, name: Callable[[str], str]) -> Result:
 
 def _longer(facts: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a run that took as long as two."""
-    phases = [one.get("phases", {}) for one in (facts, more)]
-    both = {
-        name: round(sum(one.get(name, 0.0) for one in phases), 3) for name in dict.fromkeys((*phases[0], *phases[1]))
-    }
+    one, two = facts.get("phases", {}), more.get("phases", {})
+    both = {name: round(one.get(name, 0.0) + two.get(name, 0.0), 3) for name in dict.fromkeys((*one, *two))}
     return {**facts, "seconds": round(facts["seconds"] + more["seconds"], 3), "phases": both}
 
 

@@ -206,9 +206,10 @@ def _computed(opened: _Opened, helpers: Helpers | None) -> Result:
                 trial(run.model, run.spec.samplers)
         if run.task.extractor and not opened.measured:
             run.extractor = Clocked.of(load_extractor(run.task.extractor, device), run.watch)
+        opened.held = recognised(run, opened.want, opened.held)
         if helpers is not None and run.units is not None:
             _sample_ahead(opened, helpers, run.units)
-        return Filling(run, opened.want, recognised(run, opened.want, opened.held)).filled()
+        return Filling(run, opened.want, opened.held).filled()
 
 
 def _sample_ahead(opened: _Opened, helpers: Helpers, folder: Path) -> None:

@@ -19,6 +19,7 @@ from fmbench.metrics.reference import Lacking, Part, Reference, Shared, frozen
 from fmbench.metrics.trajectories import Trajectories
 from fmbench.records import needs
 from fmbench.shapes import Points, Velocity
+from fmbench.storage import files
 from fmbench.tasks.base import LogDensity
 
 if TYPE_CHECKING:
@@ -286,18 +287,20 @@ def of_samples(
         marks: properties of the space; all that fmbench knows by default.
         seed, only_seed, fresh_reference, kind: see :class:`Evidence` and :class:`Reference`.
         extractor: what results say about the extractor.
-        sha256: what results say about the reference.
+        sha256: what results say about the reference, its own hash unless given.
         parts: further parts by name, e.g. ``heldout`` or ``logits``.
     """
     if not isinstance(reference, Reference):
         points = reference
         of_points = None if features is None else (lambda: features(points))
-        reference = Reference(lambda: points, lambda: sha256, of_points, fresh=fresh_reference)
+        pinned = lambda: sha256 or files.sha256(np.ascontiguousarray(points))  # noqa: E731
+        reference = Reference(lambda: points, pinned, of_points, fresh=fresh_reference)
     own: dict[str, Any] = {"samples": samples}
     if features is not None:
         own["extract"] = features
         own["features"] = Part(lambda: features(samples))
-        own["extractor"] = dict(extractor or {"name": "own"})
+    if extractor is not None:
+        own["extractor"] = dict(extractor)
     return Evidence({**own, **parts}, marks, reference, seed, only_seed, kind)
 
 

@@ -46,7 +46,7 @@ class Batch(Closed, frozen=True):
 
     def __post_init__(self) -> None:
         known = [q for q in (self.p50, self.p95, self.p99) if q is not None]
-        law(known == sorted(known), f"p50, p95 and p99 must not fall, got {shown(known)}")
+        law(known == sorted(known), lambda: f"p50, p95 and p99 must not fall, got {shown(known)}")
         if self.p50 is not None and self.low is not None and self.high is not None:
             law(self.low <= self.p50 <= self.high, f"p50 must lie between low and high, got {shown(self.p50)}")
         law(not (self.stable and self.void), f"void must be null where stable is true, got {shown(self.void)}")

@@ -74,19 +74,19 @@ class EstimateTable(Closed, frozen=True):
     def __post_init__(self) -> None:
         if self.value is None:
             law(self.reason is not None, "reason must say why there is no value")
-            law(self.ci is None, f"ci must be null where there is no value, got {shown(self.ci)}")
+            law(self.ci is None, lambda: f"ci must be null where there is no value, got {shown(self.ci)}")
             return
-        law(self.reason is None, f"reason must be null beside a value, got {shown(self.reason)}")
-        law(self.n >= 1, f"n must be at least 1 beside a value, got {self.n}")
+        law(self.reason is None, lambda: f"reason must be null beside a value, got {shown(self.reason)}")
+        law(self.n >= 1, lambda: f"n must be at least 1 beside a value, got {self.n}")
         if self.ci is not None:
             low, high = self.ci
-            law(low <= high, f"ci must be two numbers in order, got {shown(self.ci)}")
+            law(low <= high, lambda: f"ci must be two numbers in order, got {shown(self.ci)}")
             slack = ROUND_OFF * max(abs(low), abs(high))
             inside = low - slack <= self.value <= high + slack
-            law(inside, f"value must lie in its interval {shown(self.ci)}, got {self.value!r}")
+            law(inside, lambda: f"value must lie in its interval {shown(self.ci)}, got {self.value!r}")
         if seeds := self.per_seed:
             near = math.isclose(fmean(seeds), self.value, rel_tol=0, abs_tol=ROUND_OFF * max(map(abs, seeds)))
-            law(near, f"details.per_seed must have the mean {self.value!r}, got {shown(seeds)}")
+            law(near, lambda: f"details.per_seed must have the mean {self.value!r}, got {shown(seeds)}")
 
     @property
     def per_seed(self) -> tuple[float, ...] | None:
@@ -276,7 +276,8 @@ class ResultFile(Closed, frozen=True):
             law(row.run in ("", *self.runs), f"rows[{index}].run names no run, got {shown(row.run)}")
         for table in (*(row.metrics for row in self.rows), self.flow):
             for name, estimate in table.items():
-                law(estimate.run in ("", *self.runs), f"runs has no {shown(estimate.run)}, which {shown(name)} names")
+                if estimate.run and estimate.run not in self.runs:
+                    raise ValueError(f"runs has no {shown(estimate.run)}, which {shown(name)} names")
 
     def _check_seeds(self, field: str, estimates: Mapping[str, EstimateTable]) -> None:
         for name, estimate in estimates.items():
@@ -310,20 +311,24 @@ def check_value(name: str, estimate: EstimateTable) -> None:
     metric = known_metric(name)
     if metric is None or estimate.value is None:
         return
+    law(metric.contains(estimate.value), lambda: f"value must be {_bounds(metric)}, got {estimate.value!r}")
+    inside = all(map(metric.contains, estimate.per_seed or ()))
+    law(inside, lambda: f"details.per_seed must be {_bounds(metric)}, every one of them")
+
+
+def _bounds(metric: Metric) -> str:
     sides = zip(("least", "most"), metric.range, strict=True)
-    bounds = " and ".join(f"at {side} {bound:g}" for side, bound in sides if math.isfinite(bound))
-    law(metric.contains(estimate.value), f"value must be {bounds}, got {estimate.value!r}")
-    law(all(map(metric.contains, estimate.per_seed or ())), f"details.per_seed must be {bounds}, every one of them")
+    return " and ".join(f"at {side} {bound:g}" for side, bound in sides if math.isfinite(bound))
 
 
 def _check_estimates(field: str, estimates: Mapping[str, EstimateTable], scope: str) -> None:
     for name, estimate in estimates.items():
-        where = field + step(name)
-        fine = 1 <= len(name) <= LONGEST and name.isprintable()
-        law(fine, f"{where}: a metric has a name of 1 to {LONGEST} printable characters")
+        if not (1 <= len(name) <= LONGEST and name.isprintable()):
+            raise ValueError(f"{field + step(name)}: a metric has a name of 1 to {LONGEST} printable characters")
         metric = known_metric(name)
-        law(metric is None or metric.scope == scope, f"{where} is no metric of {scope}")
+        if metric is not None and metric.scope != scope:
+            raise ValueError(f"{field + step(name)} is no metric of {scope}")
         try:
             check_value(name, estimate)
         except ValueError as error:
-            raise ValueError(f"{where}.{error}") from None
+            raise ValueError(f"{field + step(name)}.{error}") from None

@@ -40,7 +40,9 @@ def clean(text: object, length: int = NAME_LENGTH) -> str:
 
     Control characters, line breaks and invisible formatting characters (they can reorder what is shown) become spaces.
     """
-    line = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in str(text))
+    line = str(text)
+    if not (line.isascii() and line.isprintable()):
+        line = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in line)
     line = " ".join(line.split())
     return line if len(line) <= length else line[: length - 1] + "…"
 

@@ -11,7 +11,8 @@ from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean, count_cell, estimate_cell, plain, text_cell
 from fmbench.report.judging import Judged, metric_info
-from fmbench.report.ranking import CONDITIONAL, DIVISIONS, Standing, mflop_of, standing
+from fmbench.report.ranking import CONDITIONAL, mflop_of
+from fmbench.report.standings import NETWORK, Standing, standing
 
 CONDITIONS = (
     "batch",
@@ -28,6 +29,7 @@ CONDITIONS = (
     "clock",
 )
 """What the note of a latency says."""
+CLAIM_OF_METHODS = "the rank covers training and evaluation noise"
 UNSETTLED = "not stable when it was timed"
 """Why times of earlier versions are void."""
 NOT_RUN = Cell(MISSING, note="not run with this sampler")
@@ -72,9 +74,19 @@ def _rank(judged: Judged) -> Cell:
     if judged.rank is None or judged.row is None:
         text = "not ranked" if judged.group == "unranked" else MISSING
         return Cell(text, None, clean(judged.reason, REASON_LENGTH))
-    text = str(judged.rank) if judged.group == "closed" else f"{judged.rank} ({judged.group})"
+    lowest, highest = judged.rank
+    text = str(lowest) if lowest == highest else f"{lowest}-{highest}"
+    text += "" if judged.group == "closed" else f" ({judged.group})"
     note = clean(f"{judged.group} division, judged by its row {judged.row.solver} {judged.row.steps}")
-    return Cell(text, judged.rank + 1e6 * DIVISIONS.index(judged.group), note)
+    return Cell(text, judged.place, note)
+
+
+def _claim(judged: Judged) -> Cell:
+    if judged.standing is None:
+        return Cell(MISSING, note="not ranked")
+    claim = judged.standing.claim
+    note = "these weights, not the method; the rank covers evaluation noise" if claim == NETWORK else CLAIM_OF_METHODS
+    return text_cell(claim, note)
 
 
 def _division(judged: Judged) -> Cell:
@@ -220,7 +232,7 @@ def columns_of(
     return [
         Column(
             "rank",
-            "1 + the number of entries of the division that are better beyond doubt (95 %, differences by seed).",
+            "Lowest and highest rank that fits the differences beyond doubt; all of a table hold together with 95 %.",
             _rank,
         ),
         Column("entry", "The entry.", lambda j: text_cell(j.label, clean(j.result.model["name"], 200)), numeric=False),
@@ -245,6 +257,12 @@ def columns_of(
         Column("samples/s", "Throughput at the fastest batch size timed, in the row that is ranked.", _throughput),
         Column("MFLOP", "Millions of floating-point operations of one network evaluation for one sample.", _operations),
         Column("division", division, _division, numeric=False),
+        Column(
+            "claim",
+            "What a rank says something about: this network, or its method, as the mean of several trainings.",
+            _claim,
+            numeric=False,
+        ),
         Column(
             "status",
             "claimed, rescored (from samples), rerun (from weights) or replicated (retrained).",

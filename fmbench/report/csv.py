@@ -81,10 +81,10 @@ def records(result: Result) -> Iterator[dict[str, Any]]:
 def render(results: Sequence[Result]) -> str:
     """The CSV text of all results of one benchmark, header first, in the order of task, entry, sampler and metric."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(FIELDS)
     for result in sorted(
         results, key=lambda r: (str(r.task["name"]), str(r.model["name"]), str(r.benchmark["sha256"]))
     ):
-        writer.writerows(records(result))
+        writer.writerows([record.get(field, "") for field in FIELDS] for record in records(result))
     return out.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fmbench.records.metric import Metric
@@ -11,17 +11,10 @@ from fmbench.records.result import Result, Row
 from fmbench.records.sampler import Sampler
 from fmbench.records.schema import known_metric
 from fmbench.report.cells import clean
-from fmbench.report.ranking import (
-    DIVISIONS,
-    Standing,
-    anchor,
-    division_of,
-    rank_row,
-    shared_ranks,
-    standing,
-    unranked_reason,
-)
+from fmbench.report.copies import Candidate, copies, joined
+from fmbench.report.ranking import DIVISIONS, anchor, division_of, rank_row, unranked_reason
 from fmbench.report.samplers import rows_of, unsampled_row
+from fmbench.report.standings import Ranks, Standing, compare, incomplete, is_network, standing
 
 GROUPS = ("anchor", *DIVISIONS, "unranked")
 """The order of the rows of a table."""
@@ -37,7 +30,8 @@ class Judged:
         row: the row it is judged by, if it has one.
         value, standing: the primary metric there, when ranked.
         reason: why it is not ranked.
-        rank: its rank in its division, when ranked.
+        rank: its lowest and highest rank in its family, when ranked.
+        place: its place in the order of the table.
         label: how the table calls it.
         rows: its row for each sampler of the table that it has one for.
     """
@@ -48,7 +42,8 @@ class Judged:
     reason: str = ""
     value: float = 0.0
     standing: Standing | None = None
-    rank: int | None = None
+    rank: tuple[int, int] | None = None
+    place: int = 0
     label: str = ""
     rows: Mapping[Sampler, Row] = field(default_factory=dict)
 
@@ -76,28 +71,83 @@ def _place(result: Result, primary: str, budget: int) -> Judged:
     estimate = row.metrics.get(primary)
     if estimate is None or estimate.value is None:
         return Judged(result, "unranked", row, f"{primary}: {(estimate and estimate.reason) or 'not recorded'}")
-    return Judged(result, division_of(result), row, "", estimate.value, standing(estimate))
+    mine = standing(estimate)
+    if (reason := incomplete(mine)) is not None:
+        return Judged(result, "unranked", row, f"incomplete: {reason}")
+    return Judged(result, division_of(result), row, "", mine.value, mine)
 
 
-def judge(results: Sequence[Result], primary: str, budget: int, samplers: Sequence[Sampler] = ()) -> list[Judged]:
-    """Every result in its place, in the order of the table: anchors, each division by rank, what is not ranked."""
-    judged = [_place(result, primary, budget) for result in results]
-    for j in judged:
-        j.rows = rows_of(j.result, samplers)
-    better = metric_info(primary).better
+@dataclass(frozen=True)
+class Family:
+    """Entries that are compared with each other: those of one division whose ranks claim the same kind of thing.
+
+    Attributes:
+        division: one of :data:`~fmbench.report.ranking.DIVISIONS`.
+        network: whether the claim is about networks, not methods.
+        members: indices of the entries.
+        standings: what they are compared by.
+    """
+
+    division: str
+    network: bool
+    members: Sequence[int]
+    standings: Sequence[Standing]
+
+
+def families(judged: Sequence[Judged], standing_of: Callable[[Judged], Standing | None]) -> Iterator[Family]:
+    """The families of a table by a number, in the order of the divisions, networks first; entries without that number are in none."""
+    found: dict[tuple[str, bool], list[tuple[int, Standing]]] = {}
+    for index, j in enumerate(judged):
+        mine = standing_of(j) if j.group in DIVISIONS else None
+        if mine is not None:
+            found.setdefault((j.group, is_network(mine)), []).append((index, mine))
     for division in DIVISIONS:
-        group = [j for j in judged if j.group == division]
-        ranks = shared_ranks([j.standing for j in group if j.standing], better) if group else []
-        for j, rank in zip(group, ranks, strict=True):
-            j.rank = rank
+        for network in (True, False):
+            if members := found.get((division, network)):
+                yield Family(division, network, *zip(*members, strict=True))
+
+
+def _named(judged: Sequence[Judged]) -> None:
     short = [clean(j.result.entry) for j in judged]
     bearers = Counter(short)
     for j, label in zip(judged, short, strict=True):
         j.label = clean(j.result.model["name"]) if bearers[label] > 1 else label
-    sign = -1.0 if better == "higher" else 1.0
+
+
+def _merged(judged: Sequence[Judged]) -> list[Judged]:
+    """One of each set of copies, called by all their names."""
+    ranked = [j for j in judged if j.group in DIVISIONS]
+    kept = [j for j in judged if j.group not in DIVISIONS]
+    for indices in copies([Candidate(j.result, j.group, j.value) for j in ranked]):
+        first = ranked[indices[0]]
+        first.label = joined([ranked[i].label for i in indices])
+        kept.append(first)
+    return kept
+
+
+def judge(
+    results: Sequence[Result], primary: str, budget: int, samplers: Sequence[Sampler] = ()
+) -> tuple[list[Judged], list[tuple[Family, Ranks]]]:
+    """Every result in its place, in the order of the table: anchors, each division by value, what is not ranked; and how it was ranked."""
+    judged = [_place(result, primary, budget) for result in results]
+    _named(judged)
+    judged = _merged(judged)
+    for j in judged:
+        j.rows = rows_of(j.result, samplers)
+    info = metric_info(primary)
+    sign = -1.0 if info.better == "higher" else 1.0
 
     def order(j: Judged) -> tuple:
         first = anchor(j.result) is None
-        return GROUPS.index(j.group), first, j.rank or 0, sign * j.value, str(j.result.model["name"])
+        return GROUPS.index(j.group), first, sign * j.value, str(j.result.model["name"])
 
-    return sorted(judged, key=order)
+    judged.sort(key=order)
+    for place, j in enumerate(judged):
+        j.place = place
+    ranked = []
+    for family in families(judged, lambda j: j.standing):
+        ranks = compare(family.standings, info)
+        ranked.append((family, ranks))
+        for index, lowest, highest in zip(family.members, ranks.lowest, ranks.highest, strict=True):
+            judged[index].rank = lowest, highest
+    return judged, ranked

@@ -16,11 +16,16 @@ HEADER = """<!-- Written by `fmbench leaderboard build` from the files in result
 number as CSV.
 
 - **Numbers** are *value ± half-width of the 95 % interval*, two digits of uncertainty; *@N*: N fixed steps.
-- **rank** is 1 + the number of entries of the same division that are better beyond doubt; entries that cannot be told
-  apart share a rank. All entries see the same noise and reference samples, so with several evaluation seeds it is the
-  differences seed by seed that must exclude 0 (95 %, Student t); with one seed the intervals must not overlap. An entry
-  is judged by its row with the most operations per sample (MFLOP) among those within the budget of measured evaluations, a one-step map by
-  its one: in the closed division evaluations of the task's network count, in the open one those of all networks.
+- Rows stand in the order of the number that ranks. **rank** 3-6 of 9: two entries of the division are better beyond doubt and
+  three are worse; all ranks of a table hold together with 95 % (`fmbench validate-ranking` simulates error and power). All
+  entries see the same noise and reference samples, so pairs are compared seed by seed, with one seed by 20 groups of rows
+  left out, on the logarithm of a distance, by a moderated t with Holm's correction over all pairs. Without such raw values
+  the stated intervals are compared, unpaired, which separates fewer. "Not separated" is not "equal".
+- **claim** says what a rank is about: *network*, these weights and not their method, or *method, mean of T trainings*.
+  Both are never compared with each other. Entries of the same weights or samples are one row with all its names.
+- An entry is judged by its row with the most operations per sample (MFLOP) among those within the budget of measured
+  evaluations, a one-step map by its one: in the closed division evaluations of the task's network count, in the open one
+  those of all networks.
 - **Bold**: no ranked entry of the division is significantly better in this column.
 - **data** (fresh real samples scored like a model) and **oracle** (exact velocity) are anchors: they bound the others,
   unranked.
@@ -71,6 +76,7 @@ def table_lines(table: Table) -> list[str]:
         f"interval: {escape(info.interval)}. "
         f"Protocol `{re.sub('[^0-9a-zA-Z]', '', key.sha256)[:12]}`, task version {escape(key.task_version)}; "
         f"device: {escape('; '.join(table.devices))}."
+        + "".join(f" {escape(ranking.line())}." for ranking in table.rankings)
     )
     columns = [table.columns[i] for i in shown]
     head = "| " + " | ".join(escape(c.title) for c in columns) + " |"

@@ -1,4 +1,4 @@
-"""Who is ranked where: the rule of the protocol, the row an entry is judged by, and shared ranks."""
+"""Who is ranked where: the rule of the protocol, and the row an entry is judged by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from fmbench.records.names import ANCHORS
 from fmbench.records.protocol import check_rank
 from fmbench.records.result import Result, Row
 from fmbench.records.sampler import ONE_PASS
-from fmbench.statistics.comparisons import Standing, below, shared_ranks, standing  # noqa: F401 (the rest of the report takes them from here)
 from fmbench.storage.bundled import data_folder
 from fmbench.storage.readers import read_toml
 

@@ -62,6 +62,7 @@ def table_data(table: Table) -> dict[str, Any]:
             for row in table.rows
         ],
         "failures": table.failures,
+        "rankings": [{"division": r.division, "claim": r.claim, "line": r.line(), **r.facts} for r in table.rankings],
     }
 
 

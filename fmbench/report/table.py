@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmbench.records.metric import Metric
 from fmbench.records.result import Result
 from fmbench.records.sampler import UNSAMPLED, Sampler
 from fmbench.report.cells import MISSING, REASON_LENGTH, Cell, clean
 from fmbench.report.columns import Column, columns_of, in_order
-from fmbench.report.judging import Judged, judge, metric_info
-from fmbench.report.ranking import DIVISIONS, PRIMARY, STEPS, primary_metric, shared_ranks
+from fmbench.report.judging import Judged, families, judge, metric_info
+from fmbench.report.ranking import PRIMARY, STEPS, primary_metric
 from fmbench.report.samplers import labels_of, samplers_of
+from fmbench.report.standings import compare
 
 
 class TableKey(NamedTuple):
@@ -47,12 +48,34 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """How the entries of a division were ranked whose ranks claim the same kind of thing, ``network`` or ``method``.
+
+    ``facts`` are those of :class:`~fmbench.report.standings.Ranks`; its pairs stand in the order of the rows.
+    """
+
+    division: str
+    claim: str
+    facts: Mapping[str, Any]
+
+    def line(self) -> str:
+        """In words: how many pairs are separated, and by what they were compared."""
+        facts = self.facts
+        how = "stated intervals, unpaired"
+        if facts["paired"]:
+            how = f"{facts['units']}, {'logarithms' if facts['scale'] == 'log' else 'differences'}"
+        if 0 < facts["paired"] < facts["entries"]:
+            how += f"; {facts['entries'] - facts['paired']} without raw values by stated intervals, unpaired"
+        return f"{self.division}, {self.claim}s: {facts['separated']} of {facts['pairs']} pairs separated ({how})"
+
+
+@dataclass(frozen=True)
 class TableRow:
-    """One entry: its group (see :data:`fmbench.report.judging.GROUPS`), its rank if any, its cells in the order of the columns."""
+    """One entry: its group (see :data:`fmbench.report.judging.GROUPS`), lowest and highest rank if any, cells in the order of the columns."""
 
     entry: str
     group: str
-    rank: int | None
+    rank: tuple[int, int] | None
     cells: tuple[Cell, ...]
     curves: Mapping[str, tuple[Point, ...]]
 
@@ -71,6 +94,7 @@ class Table:
         samples: least and largest n behind the primary metric.
         devices: what the runs were made on.
         seeds: numbers of evaluation seeds.
+        rankings: how each division was ranked.
     """
 
     key: TableKey
@@ -83,6 +107,7 @@ class Table:
     samples: tuple[int, int]
     devices: tuple[str, ...]
     seeds: tuple[int, ...]
+    rankings: tuple[Ranking, ...] = ()
 
     def view(self, metric: str | None = None) -> list[int]:
         """Indices of the columns to show for a metric by sampler (the primary one unless given)."""
@@ -137,14 +162,13 @@ def _mark_best(columns: Sequence[Column], judged: Sequence[Judged], cells: list[
     for index, column in enumerate(columns):
         if column.better not in ("lower", "higher"):
             continue
-        for division in DIVISIONS:
-            found = {i: column.standing(j) for i, j in enumerate(judged) if j.group == division}
-            standings = {i: standing for i, standing in found.items() if standing is not None}
-            if len(standings) < 2:
+        for family in families(judged, column.standing):
+            if len(family.members) < 2:
                 continue
-            ranks = shared_ranks(list(standings.values()), column.better)
-            for place, rank in zip(standings, ranks, strict=True):
-                if rank == 1:
+            for place, lowest in zip(
+                family.members, compare(family.standings, metric_info(column.metric)).lowest, strict=True
+            ):
+                if lowest == 1:
                     cells[place][index] = replace(cells[place][index], best=True)
 
 
@@ -163,7 +187,7 @@ def _failures(judged: Sequence[Judged], labels: Mapping[Sampler, str]) -> list[N
 def _table(key: TableKey, results: Sequence[Result], budget: int, primary: str) -> Table:
     labels = labels_of(samplers_of(results))
     metrics = sample_metrics(results, primary)
-    judged = judge(results, primary, budget, list(labels))
+    judged, ranked = judge(results, primary, budget, list(labels))
     columns = columns_of(results, labels, metrics, budget)
     cells = [[column.cell(j) for column in columns] for j in judged]
     _mark_best(columns, judged, cells)
@@ -184,6 +208,7 @@ def _table(key: TableKey, results: Sequence[Result], budget: int, primary: str) 
         (min(sizes, default=0), max(sizes, default=0)),
         tuple(sorted({clean(r.environment.get("device") or "not recorded") for r in results})),
         tuple(sorted({len(r.seeds) for r in results})),
+        tuple(Ranking(f.division, "network" if f.network else "method", r.facts) for f, r in ranked),
     )
 
 

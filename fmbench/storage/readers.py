@@ -72,7 +72,8 @@ def _require_shallow(content: Any, path: Path, depth: int = DEEPEST) -> None:
     if depth < 0:
         raise ValueError(f"{path} is nested more than {DEEPEST} levels deep")
     for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
-        _require_shallow(value, path, depth - 1)
+        if isinstance(value, (dict, list)):
+            _require_shallow(value, path, depth - 1)
 
 
 def read_toml(path: Path, what: str, limit: int = MEBIBYTE) -> dict[str, Any]:

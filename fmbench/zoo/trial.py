@@ -16,7 +16,7 @@ from fmbench.execution.operators import OperatorMode, uncompiled
 from fmbench.flows.audit import auditing
 from fmbench.flows.evaluations import counting, require_counted
 from fmbench.flows.flow import VELOCITY as VELOCITY_FIELD
-from fmbench.flows.flow import Flow, device_of
+from fmbench.flows.flow import Flow, as_draws, device_of
 from fmbench.noise import Draws
 from fmbench.records.sampler import Sampler
 from fmbench.registry import SOLVERS
@@ -49,12 +49,15 @@ class Subject:
     def sample(self, rows: slice = slice(None)) -> Points:
         """Samples of some of the noises, checked, from copies of the noises."""
         labels = None if self.labels is None else self.labels[rows]
-        return self.sample_from(self.noise[rows].clone(), labels)
+        start, stop, _ = rows.indices(len(self.noise))
+        # Rows keep their numbers in a part of the batch: what else is drawn for them must be the same.
+        return self.sample_from(Draws.given(self.noise.clone()).rows(start, stop), labels)
 
-    def sample_from(self, noise: Points, labels: Labels | None) -> Points:
+    def sample_from(self, noise: Draws | Points, labels: Labels | None) -> Points:
         """Samples of these noises, checked to be points like them."""
-        found = self.method.sample(Draws.given(noise), self.sampler, as_condition(labels))
-        return checked_points(found, torch.empty((len(noise), *self.shape), device=noise.device), "the sample")
+        noise = as_draws(noise)
+        found = self.method.sample(noise, self.sampler, as_condition(labels))
+        return checked_points(found, torch.empty((len(noise), *self.shape), device=self.noise.device), "the sample")
 
     @property
     def times(self) -> Tensor:

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -192,7 +193,7 @@ class Field(nn.Module):
 
 
 def facts(result) -> dict:
-    content = json.loads(json.dumps(dataclasses.asdict(result)))
+    content = json.loads(json.dumps(dataclasses.asdict(result), default=msgspec.to_builtins))
     for key in ("seconds", "phases", "created", "peak_memory_bytes", "cost", "environment"):
         del content[key]
     # Another function, another code: what it gives has to be the same all the same.

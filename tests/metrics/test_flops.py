@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import library, nn
 
-from fmbench.evaluation.cost.flops import flops_per_call, is_compiled
+from fmbench.evaluation.cost.costs import model_cost, sampler_mflop
+from fmbench.evaluation.cost.flops import flops_per_call, is_compiled, work_per_call
 from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet
+from fmbench.records.sampler import Sampler
+from fmbench.zoo.resolve import load
 
 
 def flags():
@@ -166,3 +169,33 @@ def test_bad_calls_are_refused():
         flops_per_call(net, lambda: net(torch.ones(1, 3)), 0)
     with pytest.raises(ValueError, match="never ran Linear"):
         flops_per_call(net, lambda: None, 1)
+
+
+class Headed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.head = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def sample(self, x):
+        for _ in range(3):
+            x = self.head(self.head(self.net(x)))
+        return x @ torch.ones(4, 4)
+
+
+def test_the_work_of_a_sample_is_that_of_all_networks_and_of_what_is_beside_them():
+    flow = Headed()
+    for rows in (1, 5):
+        x = torch.ones(rows, 4)
+        found = work_per_call(flow, {"network": flow.net, "head": flow.head}, lambda x=x: flow.sample(x), rows, 2)
+        assert (found.flops, found.evaluations) == (10 * 2 * 16, 9)
+
+
+def test_operations_per_sample_of_a_sampler_are_its_evaluations_times_those_of_one():
+    model = load("gaussian-moons/cfm")
+    cost = model_cost(model, Sampler("euler", 1), 16)
+    for sampler, nfe in ((Sampler("euler", 1), 1), (Sampler("euler", 7), 7), (Sampler("heun", 3), 6)):
+        assert sampler_mflop(model, sampler, nfe) == pytest.approx(nfe * cost["flops_per_evaluation"] / 1e6, rel=1e-12)
+    # An adaptive solver takes other steps for two samples than for a block: what counts are the evaluations that were measured.
+    adaptive = sampler_mflop(model, Sampler("dopri5", None), 98.5)
+    assert adaptive == pytest.approx(98.5 * cost["flops_per_evaluation"] / 1e6, rel=1e-12)
+    assert sampler_mflop(model, Sampler("euler", 4, guidance=2.0), 8) is None

@@ -1,6 +1,5 @@
 import dataclasses
 
-import numpy as np
 import pytest
 from results_factory import estimate, result, row, simple
 
@@ -8,68 +7,14 @@ from fmbench.records.result import Estimate, read
 from fmbench.report.ranking import (
     PRIMARY,
     STEPS,
-    Standing,
     anchor,
     mflop_of,
     primary_metric,
     rank_row,
     rank_rule,
-    shared_ranks,
     unranked_reason,
 )
 from fmbench.storage.bundled import PACKAGE
-
-
-def ranks_of(intervals, better):
-    return shared_ranks([Standing(i) for i in intervals], better)
-
-
-def test_shared_noise_cancels_when_seeds_are_compared_one_by_one():
-    luck = np.array([0.0, 3.0, -2.0, 1.0, 5.0])  # what the reference samples of a seed do to everybody
-    jitter = np.array([0.01, -0.02, 0.0, 0.02, -0.01])
-    wide = (-5.0, 8.0)
-    better, worse = Standing(wide, tuple(luck)), Standing(wide, tuple(luck + 0.1 + jitter))
-    equal = Standing(wide, tuple(luck + jitter))
-    assert shared_ranks([better, worse], "lower") == [1, 2]
-    assert shared_ranks([better, worse], "higher") == [2, 1]
-    assert shared_ranks([better, equal], "lower") == [1, 1]
-    assert shared_ranks([better, Standing(wide)], "lower") == [1, 1]  # without seeds the intervals decide
-    unpaired = Standing(wide, tuple((luck + 0.1 + jitter)[::-1]))
-    assert shared_ranks([better, unpaired], "lower") == [1, 1]  # other seeds, nothing cancels
-
-
-def test_disjoint_intervals_are_ranked_in_order():
-    assert ranks_of([(4, 5), (0, 1), (2, 3)], "lower") == [3, 1, 2]
-    assert ranks_of([(4, 5), (0, 1), (2, 3)], "higher") == [1, 3, 2]
-
-
-def test_overlapping_intervals_share_a_rank_and_the_next_rank_counts_them():
-    assert ranks_of([(0, 2), (1, 3), (5, 6)], "lower") == [1, 1, 3]
-    assert ranks_of([(0, 2), (1, 4), (3, 5)], "lower") == [
-        1,
-        1,
-        2,
-    ]  # a chain: only the first is better than the last
-    assert ranks_of([(0, 1), (1, 2)], "lower") == [1, 1]  # touching is overlapping
-
-
-def test_rank_laws_on_random_intervals():
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        low = rng.uniform(size=8)
-        intervals = list(zip(low, low + rng.uniform(0, 0.4, 8), strict=True))
-        ranks = ranks_of(intervals, "lower")
-        assert min(ranks) == 1
-        order = rng.permutation(8)
-        assert ranks_of([intervals[i] for i in order], "lower") == [ranks[i] for i in order]
-        assert ranks_of([(-b, -a) for a, b in intervals], "higher") == ranks
-        wide = ranks_of([(a - 1, b + 1) for a, b in intervals], "lower")
-        assert wide == [1] * 8
-
-
-def test_a_metric_without_a_better_side_ranks_nobody():
-    with pytest.raises(ValueError, match="neither"):
-        ranks_of([(0, 1)], "neither")
 
 
 def test_the_judged_row_has_the_most_fixed_steps_in_the_budget():

@@ -12,7 +12,8 @@ def only(results, **options):
 
 
 def ranks(table):
-    return {r.entry: r.rank for r in table.rows}
+    """Lowest rank of every entry."""
+    return {r.entry: r.rank and r.rank[0] for r in table.rows}
 
 
 def cell(table, entry, title):
@@ -25,9 +26,10 @@ def test_a_whole_table_in_order():
     assert [r.entry for r in table.rows[:2]] == ["data", "oracle"]
     groups = [r.group for r in table.rows]
     assert groups == sorted(groups, key=["anchor", "closed", "open", "unranked"].index)
-    closed = [r.rank for r in table.rows if r.group == "closed"]
-    assert closed == sorted(closed)
-    assert closed[0] == 1
+    closed = [r for r in table.rows if r.group == "closed"]
+    assert closed[0].rank is not None and closed[0].rank[0] == 1
+    values = [cell(table, r.entry, "W2 @1" if r.entry == "distilled" else "W2 @8").value for r in closed]
+    assert values == sorted(values), "the order is that of the values, whatever the ranks say"
     titles = [table.columns[i].title for i in table.view()]
     assert titles[:5] == ["rank", "entry", "method", "params", "W2 @1"]
     assert {
@@ -129,7 +131,7 @@ def test_a_failure_at_the_budget_is_not_ranked_and_says_why():
 
 
 def test_bold_means_rank_one_in_its_column():
-    table = only([simple("a", 1.0, 0.2), simple("b", 1.3, 0.2), simple("c", 2.0, 0.2), simple("data", 0.1, 0.1)])
+    table = only([simple("a", 1.0, 0.2), simple("b", 1.2, 0.2), simple("c", 2.0, 0.2), simple("data", 0.1, 0.1)])
     assert [cell(table, e, "W2 @8").best for e in ("a", "b", "c", "data")] == [True, True, False, False]
 
 
@@ -166,10 +168,10 @@ def test_an_entry_that_is_told_the_classes_competes_only_with_its_like():
     ]
     table = only(results)
     assert [(r.entry, r.group, r.rank) for r in table.rows] == [
-        ("plain", "closed", 1),
-        ("told", "closed conditional", 1),
-        ("told-worse", "closed conditional", 2),
-        ("told-open", "open conditional", 1),
+        ("plain", "closed", (1, 1)),
+        ("told", "closed conditional", (1, 1)),
+        ("told-worse", "closed conditional", (2, 2)),
+        ("told-open", "open conditional", (1, 1)),
     ]
     assert [cell(table, e, "rank").text for e in ("plain", "told-worse")] == ["1", "2 (closed conditional)"]
     assert cell(table, "told", "division").text == "closed conditional"

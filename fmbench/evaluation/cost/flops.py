@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fmbench.execution.foreign import isolated
 from fmbench.execution.operators import OperatorMode, uncompiled
 from fmbench.flows.evaluations import counting
 
@@ -151,7 +152,7 @@ def flops_per_call(net: nn.Module, call: Callable[[], Any], samples: int) -> Flo
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; give what one call makes")
-    with torch.no_grad(), counting({"network": net}, 0) as rows, _watched(net) as inside:
+    with torch.no_grad(), counting({"network": net}, 0) as rows, _watched(net) as inside, isolated():
         call()
     evaluated = rows.network + rows.guidance
     if not evaluated:
@@ -186,5 +187,7 @@ def work_per_call(
         if is_compiled(flow):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         counter = stack.enter_context(FlopCounterMode(display=False))
-        call()
+        # What the call does to built-in names and the like has ended before the sums are taken.
+        with isolated():
+            call()
     return Work(counter.get_total_flops() / samples, rows.total / samples)

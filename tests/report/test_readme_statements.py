@@ -1,0 +1,150 @@
+"""What the README says of the committed results, held against them: a statement that stops being true, or that is reworded, fails here."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fmbench
+from fmbench.report.build import tables_of
+from fmbench.report.reading import read_results
+
+ROOT = Path(fmbench.__file__).parent.parent
+FASHION, MNIST, DIGITS = (f"{name}/{name}" for name in ("fashion-mnist", "mnist", "digits"))
+MOONS, EIGHT = "transport-2d/moons-8gaussians", "transport-2d/gaussian-8gaussians"
+
+
+@pytest.fixture(scope="module")
+def results():
+    if not (ROOT / "leaderboard" / "results").is_dir():
+        pytest.skip("no committed results beside an installed package")
+    found = read_results(ROOT / "leaderboard" / "results")
+    assert not found.problems
+    return found.results
+
+
+@pytest.fixture(scope="module")
+def says():
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+
+    def held(statement):
+        assert statement in text, f"the README no longer says: {statement}"
+
+    return held
+
+
+@pytest.fixture(scope="module")
+def entry(results):
+    return {f"{r.benchmark['name']}/{r.model['name']}": r for r in results}
+
+
+@pytest.fixture(scope="module")
+def value(entry):
+    """Value of a metric at some steps, or of a flow."""
+
+    def found(place, name, metric, steps=None, guidance=1.0):
+        result = entry[f"{place}/{name}"]
+        if metric in result.flow:
+            return result.flow[metric].value
+        rows = [r for r in result.rows if r.solver == "none" or (r.steps, r.guidance) == (steps, guidance)]
+        return rows[0].metrics[metric].value
+
+    return found
+
+
+@pytest.fixture(scope="module")
+def ranks(results):
+    """(benchmark/task) -> {entry: lowest and highest rank}."""
+    tables = tables_of(results, ROOT / "leaderboard").values()
+    return {f"{t.key.benchmark}/{t.key.task}": {row.entry: row.rank for row in t.rows if row.rank} for t in tables}
+
+
+def test_only_w_cfm_is_separated_on_eight_gaussians(says, ranks):
+    says("separates `w-cfm` from the eight others and these in no pair")
+    assert ranks[EIGHT].pop("w-cfm") == (9, 9)
+    assert set(ranks[EIGHT].values()) == {(1, 8)} and len(ranks[EIGHT]) == 8
+
+
+def test_one_objective_from_one_seed_is_one_row(says, ranks):
+    says("trained from one seed, they are one row (`cfm = fm = rf-1`)")
+    for place in (DIGITS, *(f"transport-2d/mixture-{d}d" for d in (2, 16, 64))):
+        assert "cfm = fm = rf-1" in ranks[place]
+
+
+def test_reflow_straightens_and_keeps_a_monge_gap(says, value):
+    says("(S from 63 to 0.05) but keeps a Monge gap of 5.5 of the 6.1 that `rf-1` had")
+    assert round(value(MOONS, "rf-1", "straightness")) == 63
+    assert round(value(MOONS, "rf-3", "straightness"), 2) == 0.05
+    assert round(value(MOONS, "rf-3", "monge_gap"), 1) == 5.5
+    assert round(value(MOONS, "rf-1", "monge_gap"), 1) == 6.1
+
+
+def test_w_cfm_has_the_highest_w2(says, value, entry):
+    says("tilted marginals, visible as the highest W2")
+    names = [key.rpartition("/")[2] for key in entry if key.startswith(EIGHT)]
+    w2 = {n: value(EIGHT, n, "wasserstein2", 100) for n in names if n not in ("oracle", "rf-distill")}
+    assert max(w2, key=w2.__getitem__) == "w-cfm"
+
+
+def test_shrunken_clouds_are_rewarded_in_64_dimensions(says, value):
+    says("two-step `cfm` scores below real data there")
+    place = "transport-2d/mixture-64d"
+    assert value(place, "cfm", "wasserstein2", 2) < value(place, "data", "wasserstein2")
+
+
+def test_minibatch_transport_straightens_on_fashion_mnist(says, value):
+    says("straightens the paths (S 39 against 65): `ot-cfm` leads at 16 steps")
+    assert round(value(FASHION, "ot-cfm", "straightness")) == 39
+    assert round(value(FASHION, "cfm", "straightness")) == 65
+
+
+def test_ot_cfm_leads_on_images(says, ranks):
+    says("`ot-cfm` leads again, with `rf-2` beside it, not separated (1-2 both)")
+    assert ranks[FASHION]["ot-cfm"] == ranks[DIGITS]["ot-cfm"] == (1, 1)
+    assert ranks[MNIST]["ot-cfm"] == ranks[MNIST]["rf-2"] == (1, 2)
+
+
+def test_one_step_of_reflow_beats_eight_of_cfm(says, value):
+    says("takes S below 4, so that one step of `rf-distill` or `rf-2` beats eight of `cfm`, and gains nothing at 16")
+    assert value(FASHION, "rf-2", "straightness") < 4
+    eight = value(FASHION, "cfm", "frechet_distance", 8)
+    assert max(value(FASHION, name, "frechet_distance", 1) for name in ("rf-distill", "rf-2")) < eight
+    assert value(FASHION, "rf-2", "frechet_distance", 16) >= value(FASHION, "cfm", "frechet_distance", 16)
+
+
+def test_three_trainings_of_one_method_differ(says, value, ranks):
+    says("here they are three trainings of it, from seeds 0, 1 and 2, and at 16 steps 0.2 apart")
+    says("`cfm` (2-4) is separated from `fm` (4-5), and both are the same method")
+    found = [value(FASHION, name, "frechet_distance", 16) for name in ("cfm", "fm", "rf-1")]
+    assert round(max(found) - min(found), 1) == 0.2
+    assert ranks[FASHION]["cfm"] == (2, 4) and ranks[FASHION]["fm"] == (4, 5)
+
+
+def test_nobody_without_labels_is_close_to_real_images(says, value):
+    says("precision 0.7 against 0.92 and C_T scores of 33 and more")
+    names = ("cfm", "fm", "rf-1", "rf-2", "ot-cfm", "w-cfm")
+    assert round(max(value(FASHION, n, "precision", 16) for n in names), 1) == 0.7
+    assert round(value(FASHION, "data", "precision"), 2) == 0.92
+    assert min(value(FASHION, n, "ct_score", 16) for n in names) > 33
+
+
+def test_labels_help_cfm_and_hurt_ot_cfm(says, value):
+    says("(`cfm-cond`, FD @16 from 1.4 to 0.7) and hurt `ot-cfm` (from 1.2 to 1.9)")
+    pairs = [("cfm", "1.4"), ("cfm-cond", "0.7"), ("ot-cfm", "1.2"), ("ot-cfm-cond", "1.9")]
+    assert [(n, f"{value(FASHION, n, 'frechet_distance', 16):.1f}") for n, _ in pairs] == pairs
+
+
+def test_guidance_overshoots(says, value):
+    says("IS above that of real images, recall from 0.89 to 0.62, C_T below zero")
+    assert value(FASHION, "cfm-cond", "inception_score", 16, 2.0) > value(FASHION, "data", "inception_score")
+    recall = [value(FASHION, "cfm-cond", "recall", 16, g) for g in (1.0, 2.0)]
+    assert [round(r, 2) for r in recall] == [0.89, 0.62]
+    assert value(FASHION, "cfm-cond", "ct_score", 16, 2.0) < 0
+
+
+def test_the_teacher_s_truncation_error_is_larger(says, value):
+    says("here `rf-2` beats the teacher it copies, `cfm`, even at 16 steps")
+    says("still 0.10 per pixel there, that of `rf-2` 0.04")
+    assert round(value(MNIST, "cfm", "truncation_gap", 16), 2) == 0.10
+    assert round(value(MNIST, "rf-2", "truncation_gap", 16), 2) == 0.04
+    assert value(MNIST, "rf-2", "frechet_distance", 16) < value(MNIST, "cfm", "frechet_distance", 16)
