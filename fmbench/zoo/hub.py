@@ -44,11 +44,13 @@ class HubEntry:
         asked: the address as the user gave it.
         address: the same, pinned to a commit.
         entry: its name, ``task/owner--name``, and its folder in the client's cache.
+        listed: the files as the Hub listed them, with the hashes that are told then only; None when the recipe was here already.
     """
 
     asked: Address
     address: Address
     entry: Entry
+    listed: Mapping[str, Listed] | None = None
 
     @property
     def code(self) -> tuple[str, str] | None:
@@ -65,7 +67,7 @@ class HubEntry:
         if pinned is None or pinned.source is not None:
             return self.entry
         if not repository.is_here(self.address, [pinned.file]):
-            files = repository.listing(self.address)
+            files = self.listed or repository.listing(self.address)
             require_announced(files.get(pinned.file), pinned, self.address)
             names = (RECIPE, pinned.file, *_beside(files))
             repository.fetch(self.address, {name: files[name].bytes for name in names})
@@ -129,7 +131,7 @@ def find(text: str) -> HubEntry:
     """
     asked = repository.parse_address(text)
     address = Address(asked.repo, repository.commit_of(asked))
-    size = 0
+    size, files = 0, None
     if not repository.is_here(address, [RECIPE]):
         files = repository.listing(address)
         _require_entry(address, files)
@@ -142,7 +144,7 @@ def find(text: str) -> HubEntry:
     if recipe.weights is not None:
         require_safe(recipe.weights.file, str(address))
     name = check_name(address.repo.replace("/", "--"), f"the entry of {address}")
-    return HubEntry(asked, address, Entry(f"{recipe.task}/{name}", folder, recipe))
+    return HubEntry(asked, address, Entry(f"{recipe.task}/{name}", folder, recipe), files)
 
 
 def _require_entry(address: Address, files: Mapping[str, Listed]) -> None:

@@ -179,10 +179,11 @@ def test_weights_that_are_not_those_pinned_are_not_downloaded(models: ModelHub, 
     weights = bytearray(folder()["model.safetensors"])
     weights[-1] ^= 1
     repo.commit({**folder(), "model.safetensors": bytes(weights)}, "one bit")
-    # The listing of a commit that is fetched for its recipe says the bytes; hashes are told by the first one only.
-    message = complaint(SPEC, ValueError)
-    assert "SHA-256" in message and fmbench.load(ENTRY).identity["weights_sha256"] in message
-    assert bytes(weights) not in [path.read_bytes() for path in blobs()]
+    for words in ("nothing was downloaded", "removed from the cache"):
+        # The client keeps the bytes of a listing and not its hashes: the second time only the download tells.
+        message = complaint(SPEC, ValueError)
+        assert "SHA-256" in message and fmbench.load(ENTRY).identity["weights_sha256"] in message and words in message
+        assert bytes(weights) not in [path.read_bytes() for path in blobs()]
     repo.commit({**folder(), "model.safetensors": b"short"}, "short")
     assert "nothing was downloaded" in complaint(SPEC, ValueError)
 
@@ -341,6 +342,17 @@ def test_weights_may_lie_on_the_hub_while_the_recipe_is_here(
     (here / "recipe.toml").write_text(recipe.replace(source, SPEC))
     with pytest.raises(ValueError, match=r"source must be hf:owner/name@ and the 40 digits"):
         catalogue.find("gaussian-moons/far")
+
+
+@pytest.mark.parametrize("words", [["train", SPEC], ["card", SPEC]])
+def test_nothing_is_written_into_the_cache_of_the_client(
+    repo: Repo, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fmbench.load(SPEC)
+    before = {path: path.read_bytes() for path in Path(constants.HF_HUB_CACHE).rglob("*") if path.is_file()}
+    assert cli.main(words) == 2
+    assert "Hub" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path(constants.HF_HUB_CACHE).rglob("*") if path.is_file()} == before
 
 
 def test_a_plain_process_does_the_same(repo: Repo, models: ModelHub, tmp_path: Path) -> None:
