@@ -33,7 +33,8 @@ def cmd_fetch(args: argparse.Namespace) -> int:
             problems.append(f"{need.kind} {need.name}: {row['failed']}")
         rows.append(row)
         if not args.json and "failed" not in row:
-            print(f"{need.kind:<10}  {need.name}  {row['bytes'] / 1e6:.2f} MB")
+            size = f"{row['bytes'] / 1e6:.2f} MB" if row["files"] else "nothing to fetch"
+            print(f"{need.kind:<10}  {need.name}  {size}")
     report_problems(problems)
     if args.json:
         print_json(rows)

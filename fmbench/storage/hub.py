@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fmbench.storage import hub_client
 from fmbench.storage.failures import answered, causes, disk_full, is_disk_full, root_line
 from fmbench.storage.files import file_sha256
-from fmbench.storage.hub_client import LIBRARY, bar_class, client_errors, status_of
+from fmbench.storage.hub_client import LIBRARY, bar_class, client_errors, quiet, status_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -79,15 +79,16 @@ def _download(repo: str, revision: str, filename: str, what: str, endpoint: str,
     bar = bar_class(progress, f"download {repo.partition('/')[2]}/{Path(filename).name}")
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            path = hf_hub_download(
-                repo,
-                filename,
-                repo_type="dataset",
-                revision=revision,
-                endpoint=endpoint,
-                **LIBRARY,
-                tqdm_class=bar,  # type: ignore[arg-type]
-            )
+            with quiet():
+                path = hf_hub_download(
+                    repo,
+                    filename,
+                    repo_type="dataset",
+                    revision=revision,
+                    endpoint=endpoint,
+                    **LIBRARY,
+                    tqdm_class=bar,  # type: ignore[arg-type]
+                )
             return Path(path)
         except client_errors() as error:
             answered = any(getattr(e, "response", None) is not None for e in causes(error))

@@ -127,11 +127,8 @@ def explain(error: Exception, what: str) -> Exception:
 
 
 @contextmanager
-def talking(what: str, writing: bool = False) -> Iterator[None]:
-    """Inside, only the client is called; whatever it raises becomes the one line of :func:`explain`, its warnings are not printed.
-
-    With ``writing``, an answer that refuses the user speaks of the token.
-    """
+def quiet() -> Iterator[None]:
+    """Inside, the client prints no warnings, and draws bars on a terminal only."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     level, drawn = logging.get_verbosity(), sys.stderr.isatty() or are_progress_bars_disabled()
@@ -140,17 +137,26 @@ def talking(what: str, writing: bool = False) -> Iterator[None]:
         disable_progress_bars()
     try:
         yield
-    except TooMuch as error:
-        raise TooMuch(f"{what}: {error}") from None
+    finally:
+        logging.set_verbosity(level)
+        if not drawn:
+            enable_progress_bars()
+
+
+@contextmanager
+def talking(what: str, writing: bool = False) -> Iterator[None]:
+    """Inside, only the client is called, quietly; whatever it raises becomes the one line of :func:`explain`.
+
+    With ``writing``, an answer that refuses the user speaks of the token.
+    """
+    try:
+        with quiet():
+            yield
     except Exception as error:
-        if isinstance(cause := next((e for e in causes(error) if isinstance(e, TooMuch)), None), TooMuch):
+        if (cause := next((e for e in causes(error) if isinstance(e, TooMuch)), None)) is not None:
             raise TooMuch(f"{what}: {cause}") from None
         if writing and (status := status_of(error)) in (401, 403):
             raise PermissionError(
                 f"{what}: {endpoint()} lets you not write there ({status}); {LOGIN} to one that may write"
             ) from error
         raise explain(error, what) from error
-    finally:
-        logging.set_verbosity(level)
-        if not drawn:
-            enable_progress_bars()
