@@ -55,6 +55,11 @@ class Resolved:
             )
         return self.found
 
+    @property
+    def runs_remote_code(self) -> bool:
+        """Whether it is code of a repository on the Hub, which its user trusts in this process only."""
+        return self.hub is not None and self.hub.code is not None
+
     def load(self, device: str = "cpu", trust_remote_code: bool = False) -> Model:
         """The model on a device, in evaluation mode. Raises the damage, and ValueError or FileNotFoundError in one line.
 
