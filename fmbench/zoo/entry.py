@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from fmbench import moved
 from fmbench.execution.foreign import isolated
 from fmbench.flows.flow import GUIDANCE as GUIDANCE_CAPABILITY
 from fmbench.flows.flow import VELOCITY
@@ -112,3 +113,9 @@ def drawings(model: Model) -> dict[str, Image]:
     if VELOCITY in model.method.capabilities:
         found["trajectory.png"] = trajectories(model, 5, steps=steps)
     return found
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ALT":
+        return moved.attribute(__name__, name, "fmbench.zoo.card")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
