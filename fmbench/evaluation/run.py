@@ -244,6 +244,7 @@ def evaluate(
     dtype: str = "float32",
     compile: str = "none",
     channels_last: bool = False,
+    extended: bool = False,
     overwrite: bool = False,
     workers: int | str = "auto",
     trust_remote_code: bool = False,
@@ -257,8 +258,8 @@ def evaluate(
     Raises ValueError in one line when the benchmark has no task of the model, for options out of range, and for a model that fails its trial.
     """
     spec = protocol.read(benchmark)
-    how = (device, batch_size, limit, seed_set, dtype, compile, channels_last, overwrite, workers, trust_remote_code)
-    options = Options(*how)
+    drawn = (device, batch_size, limit, seed_set, dtype, compile, channels_last)
+    options = Options(*drawn, extended, overwrite, workers, trust_remote_code)
     options.check(spec)
     place, named = resolve_device(device), None
     if isinstance(model, str):
