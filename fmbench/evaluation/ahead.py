@@ -1,4 +1,4 @@
-"""Whole evaluations carried out by other processes: all of them but the times, for which the machine must be idle."""
+"""Whole evaluations in other processes, except latencies, for which the machine must be idle."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Job:
     options: Mapping[str, Any]
 
     def plain(self) -> dict[str, Any]:
-        """The job as JSON can say it."""
+        """The job as plain data for JSON."""
         return asdict(self)
 
 
 def fill(plain: Mapping[str, Any], report: Report = nothing) -> None:
-    """Carry out a job, given by its fields: measure and save what is missing of its result, times excepted.
+    """Carry out a job, given by its fields: measure and save what its result lacks, except latencies.
 
     Raises ValueError in one line for a protocol that was changed meanwhile, and what
     :func:`~fmbench.evaluation.one.evaluate_one` raises; OSError when the result cannot be saved.

@@ -1,4 +1,4 @@
-"""What samples from files are compared with: the real samples of a task, another file of samples, or statistics of features."""
+"""Samples from files and their reference: the real samples of a task, another file of samples, or statistics of features."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _against(reference: Points, digest: str, extractor: str | None) -> Task:
 
 
 def _counted(points: Points) -> dict[str, Any]:
-    """How many there are and the hash of them as the file has them."""
+    """Number and hash of the samples as stored in the file."""
     return {"n": len(points), "sha256": sha256(points.contiguous().numpy())}
 
 
@@ -160,7 +160,7 @@ def _with_statistics(given: Files, statistics: Statistics) -> Comparison:
 
 
 def read_comparison(given: Files) -> Comparison:
-    """Both sides read and checked.
+    """Read and check samples and reference.
 
     Files may be sorted, by class say, and groups of a jackknife and first rows of large sets are taken as random: both sets are shuffled,
     always in the same way.

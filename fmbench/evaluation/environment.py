@@ -1,4 +1,4 @@
-"""What a result says about where it was made."""
+"""The environment that a result records: commit, versions, device."""
 
 from __future__ import annotations
 

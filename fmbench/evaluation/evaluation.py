@@ -49,7 +49,7 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def unfit(model: Model, sampler: Sampler) -> str | None:
-    """Why a sampler does not apply to a model; None when it does."""
+    """The reason why a sampler does not apply to a model; None when it does."""
     return model.method.accepts(sampler)
 
 
@@ -61,7 +61,7 @@ class Clocked(Extractor):
 
     @classmethod
     def of(cls, extractor: Extractor, watch: Stopwatch) -> Clocked:
-        """The extractor with a watch."""
+        """The extractor, with its time counted by ``watch``."""
         return cls(**vars(extractor), watch=watch)
 
     def outputs(self, images: Points, clip: bool = True) -> tuple[Any, Any]:
@@ -107,7 +107,7 @@ class Evaluation:
     # -- samples ------------------------------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
-        """Everything that determines the samples, but for sampler, seed and range."""
+        """Everything that determines the samples, except sampler, seed and range."""
         assert self.model is not None
         return {
             "protocol": self.spec.sha256,
@@ -130,7 +130,7 @@ class Evaluation:
         return [self.order(sampler, seed, start, min(start + UNIT, n), named) for start in range(0, n, UNIT)]
 
     def unit(self, order: Order) -> Unit:
-        """The unit of an order, from its file when there is one."""
+        """The unit of an order, read from its file when there is one."""
         model = self.model
         assert model is not None
         with self.watch.phase("sampling"):
@@ -195,7 +195,7 @@ class Evaluation:
             return scorer.score([scorer.evidence(x, seed, end, real) for x, seed, end in drawn])
 
     def latency(self, sampler: Sampler) -> dict[str, Any]:
-        """Latency of a sampler, out of the book or measured now: nothing else should load the machine meanwhile."""
+        """Latency of a sampler, from the book or measured now, when nothing else should load the machine."""
         assert self.model is not None
         device, how = str(device_of(self.model.method)), self.options.acceleration
         try:
@@ -276,7 +276,7 @@ class Evaluation:
         return {"name": self.spec.name, "version": self.spec.version, "sha256": self.spec.sha256}
 
     def result(self, rows: Sequence[Row], flow: Mapping[str, Estimate], cost: Mapping[str, Any]) -> Result:
-        """A result of numbers that were measured since this was made."""
+        """A result of values measured since this object was created."""
         return Result(
             benchmark=self.benchmark(),
             task={"name": self.task.name, "version": self.task.version, "kind": self.task.kind},

@@ -1,4 +1,4 @@
-"""A result filled in cell by cell: what is there and would come out again stays, what is missing is measured, what was replaced is retired."""
+"""Completion of a result cell by cell: valid cells stay, missing ones are measured, replaced ones are retired."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 NEW = "new"
 """Run of what is being measured, until it has a name."""
 MOST_RETIRED = 100
-"""Numbers that a file keeps after they were replaced, the last ones."""
+"""Number of replaced values that a file retains, the last ones."""
 
 
 def near(one: Estimate, other: Estimate) -> bool:
@@ -49,7 +49,7 @@ def _disputed(name: str, label: str, old: Estimate, new: Estimate) -> ValueError
 def united(
     old: Mapping[str, Estimate], new: Mapping[str, Estimate], order: Sequence[str], what: str
 ) -> dict[str, Estimate]:
-    """Both tables in one, in the order given: under the same key the older number stays.
+    """The union of two tables, in the order given: under the same key the older value stays.
 
     Raises ValueError in one line, which names ``what``, where the two disagree.
     """
@@ -61,7 +61,7 @@ def united(
 
 
 class Filling:
-    """One evaluation and what there is of it already (``held`` None: nothing)."""
+    """One evaluation and its stored result ``held`` (None: nothing is stored)."""
 
     def __init__(self, run: Evaluation, want: Wanted, held: Result | None) -> None:
         self.run, self.want, self.held = run, want, held
@@ -79,7 +79,7 @@ class Filling:
         return self.run.accelerated_row(sampler, self._endpoints(names), names, timed)
 
     def row(self, name: str, sampler: Sampler) -> Row:
-        """A draw with all its metrics; what there is of it is not measured again."""
+        """A draw with all its metrics; only missing ones are measured."""
         everything, held = list(self.want.keys), self.rows.get(name)
         if held is None or (held.failed is not None and self.want.lacks(held)):
             made = self._drawn(sampler, everything, timed=bool(self.want.batches))
@@ -111,12 +111,12 @@ class Filling:
         return sampler_mflop(self.run.model, sampler, row.total_nfe) if self.run.model and row.samples else None
 
     def _timed(self, sampler: Sampler, held: Row) -> Row:
-        """A row with the times that it lacks, for which nothing is sampled."""
+        """A row with its missing latencies added; no samples are drawn for metrics."""
         mflop = self._mflop(sampler, held) if held.mflop is None else held.mflop
         return dataclasses.replace(held, latency=self.run.latency(sampler), mflop=mflop)
 
     def _checked(self, held: Row, made: Row, sampler: Sampler, kept: list[str]) -> Row:
-        """What was measured on samples that are those of the file, or of which all numbers agree with it. Raises ValueError."""
+        """The measured row; for other samples than the file's, with the ``kept`` metrics too. Raises ForeignError if one of them failed only."""
         if made.failed != held.failed:
             raise ForeignError(
                 f"{sampler.label} {'failed' if made.failed else 'did not fail'} this time: {made.failed or held.failed}; "
@@ -142,13 +142,13 @@ class Filling:
         return united(old, new, list(self.want.flow_keys), self.run.name)
 
     def cost(self) -> Mapping[str, Any]:
-        """Operations, memory, energy: again when the first draw is another."""
+        """Operations, memory and energy; measured again when the first draw has changed."""
         first = next(iter(self.want.draws))
         kept = self.held is not None and self.held.rows[0].id == first and self.held.cost
         return kept or self.run.cost(timed=bool(self.want.batches))
 
     def filled(self) -> Result:
-        """The whole result. Raises ValueError in one line for a number that is disputed."""
+        """The complete result. Raises ValueError in one line when two measurements under one key disagree."""
         total = len(self.want.draws) + 1
         self.run.report(self.run.name, 0, total)
         flow, rows = self.flow(), []
@@ -165,7 +165,7 @@ class Filling:
         return joined(self.held, made)
 
     def _flow_witness(self) -> Witness | None:
-        """Of the field that the metrics of the flow were measured on."""
+        """Witness of the field that the flow metrics were measured on."""
         held = self.held if self.held is not None and self.held.flow_id == self.want.flow else None
         return (held and held.flow_witness) or field_witness(self.run.model, self.run.options.seeds(self.run.spec)[0])
 
@@ -189,7 +189,7 @@ def retired(held: Result, made: Result) -> dict[str, dict[str, Any]]:
 
 
 def _with_runs(made: Result, name: Callable[[str], str]) -> Result:
-    """A result in which every run is called otherwise."""
+    """A result with its runs renamed."""
 
     def renamed(table: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {n: dataclasses.replace(e, run=name(e.run)) for n, e in table.items()}
@@ -199,7 +199,7 @@ def _with_runs(made: Result, name: Callable[[str], str]) -> Result:
 
 
 def _longer(facts: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a run that took as long as two."""
+    """The facts of a run with the durations of two added up."""
     one, two = facts.get("phases", {}), more.get("phases", {})
     both = {name: round(one.get(name, 0.0) + two.get(name, 0.0), 3) for name in dict.fromkeys((*one, *two))}
     return {**facts, "seconds": round(facts["seconds"] + more["seconds"], 3), "phases": both}

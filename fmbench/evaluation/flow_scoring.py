@@ -27,7 +27,7 @@ from fmbench.zoo.model import Model
 
 @dataclass
 class FlowScorer:
-    """What is measured on the velocity field of a model, or on real data (``model`` None), where nothing flows.
+    """The flow metrics of a model, or of real data (``model`` None), which has no velocity field.
 
     Attributes:
         model: the model.
@@ -96,14 +96,14 @@ class FlowScorer:
         return Part(solve)
 
     def endpoints(self) -> Points | None:
-        """Where the reference solve ends; None without one."""
+        """End points of the reference solve; None without one."""
         try:
             return None if self.method is None else self._solved.get().stop
         except ForeignError:
             return None
 
     def _looked_at(self, make: Callable[[Any], Any]) -> Part:
-        """A part made with what a field is looked at from; nothing of a field whose reference solve fails is."""
+        """A part of the evidence that ``make`` computes from the probe points; it fails where the reference solve fails."""
 
         def made() -> Any:
             self._solved.get()
@@ -167,7 +167,7 @@ class FlowScorer:
         return {EXACT_DENSITY: log_density}
 
     def evidence(self) -> Evidence:
-        """What the metrics of the flow see."""
+        """The evidence that the flow metrics take."""
         task = self.task or (self.model.task if self.model else None)
         parts: dict[str, Any] = {name: Part(make) for name, make in (task.provided() if task else {}).items()}
         if self.model is None or task is None:
@@ -188,7 +188,7 @@ class FlowScorer:
 
     @cached_property
     def seen(self) -> Evidence:
-        """The evidence, whose parts are made once for all tiers."""
+        """The evidence; each part is computed at most once, for all tiers."""
         return self.evidence()
 
     def score(self, tiers: Sequence[str] = TIERS) -> dict[str, Estimate]:

@@ -11,9 +11,9 @@ from fmbench.zoo.model import Model
 
 
 def identified(model: Model) -> Model:
-    """The model with the identity of what it is now: a wrapped one may have been trained on, or be called otherwise, since it was wrapped.
+    """The model with its identity computed anew: a wrapped one may have been trained or changed since it was wrapped.
 
-    ``code_sha256`` stays None where the code cannot be told; nothing may be served from a cache for such a model.
+    ``code_sha256`` stays None where the code cannot be identified; nothing may be served from a cache for such a model.
     """
     model = as_it_is(model)
     if model.identity.get("code_sha256") is not None:
@@ -23,5 +23,5 @@ def identified(model: Model) -> Model:
 
 
 def can_be_told(model: Model | None) -> bool:
-    """Whether two runs can tell that they evaluate the same model; real samples always can."""
+    """Whether the model can be recognised in another run; True for real samples."""
     return model is None or model.identity.get("code_sha256") is not None

@@ -1,4 +1,4 @@
-"""Results of schema 1 as schema 2: every number keeps its value and gets the key of what determines it; nothing is measured."""
+"""Conversion of results from schema 1 to schema 2: values stay the same, each gets a key of what determines it; nothing is measured."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ STALE = "measured against an earlier reference solve than the flow's; run the be
 
 @dataclass(frozen=True)
 class Moved:
-    """Files written again, and one line for each that could not be."""
+    """Files that were converted, and one line for each that could not be."""
 
     written: list[Path]
     problems: list[str]
 
 
 def _without_stale(found: Result, want: Wanted) -> Result:
-    """The result with nulls for numbers that nobody said what they were measured against; the numbers are retired."""
+    """The result with null for values whose reference solve was not recorded; those values are moved to ``retired``."""
 
     def known(row: Row) -> Row:
         metrics = {
@@ -45,7 +45,7 @@ def _without_stale(found: Result, want: Wanted) -> Result:
 
 
 def migrated(path: Path, folder: Path) -> Result | None:
-    """A result of schema 1 with the names of what it holds; None for one that has them already.
+    """A result of schema 1 with names and keys added; None for one that has them already.
 
     Raises ValueError or FileNotFoundError in one line where it cannot be told what it holds: another protocol or other weights than there are
     now, code of the user's own.

@@ -1,4 +1,4 @@
-"""One model on one task of a benchmark, from what is there to a saved result: served when it is whole, filled in where something is missing."""
+"""Evaluation of one model on one task of a benchmark: a complete stored result is returned, an incomplete one is filled in and saved."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fmbench.zoo.trial import trial
 
 
 def _held(path: Path, spec: Protocol, model: Model | None, options: Options, want: Wanted) -> Result | None:
-    """What is already there of an evaluation; None when nothing is, or cannot be told to be of it.
+    """The stored result of an evaluation; None when there is none, or when it cannot be shown to belong to it.
 
     Raises ValueError in one line for a file that is no result, and for one that is ranked where this evaluation is not and would replace it.
     """
@@ -66,7 +66,7 @@ def result_path(folder: Path, *names: str) -> Path:
 
 
 def require_own_name(model: Model) -> str:
-    """The last part of a model's name, when results may be filed under it: no folder's, no anchor's. Raises ValueError."""
+    """The last part of a model's name. Raises ValueError for a name that results cannot be stored under, such as that of an anchor."""
     entry = model.name.rpartition("/")[2]
     anchor = describe(model, model.name)["division"] == "anchor"
     return check_name(entry, "a model") if anchor and entry != DATA else check_entry_name(entry)
@@ -74,7 +74,7 @@ def require_own_name(model: Model) -> str:
 
 @dataclass
 class _Opened:
-    """An evaluation, the cells that are wanted of it, its file (None without one), and what that holds."""
+    """An evaluation, its wanted cells, its result file (None without one), and the content of that file."""
 
     run: Evaluation
     want: Wanted
@@ -88,19 +88,19 @@ class _Opened:
 
     @property
     def measured(self) -> bool:
-        """Whether nothing is missing but times."""
+        """Whether everything but latencies is there."""
         return replace(self.want, batches=()).finished(self.held)
 
     @property
     def drawn(self) -> set[str]:
-        """Names of the draws that there are."""
+        """Names of the draws in the stored result."""
         return set() if self.held is None else {row.id for row in self.held.rows}
 
 
 def _opened(
     spec: Protocol, task: Task, model: Model | None, options: Options, out: Path | None, report: Report, timed: bool
 ) -> _Opened:
-    """What there is of an evaluation. Raises ValueError in one line for a model or file that it cannot be of."""
+    """The evaluation with its stored result. Raises ValueError in one line for a model or file that does not fit it."""
     options.check(spec)
     entry = DATA
     if model is None:
@@ -124,7 +124,7 @@ def _opened(
 
 
 def is_for_others(spec: Protocol, task: Task, model: Model | None, options: Options, out: Path) -> bool:
-    """Whether another process can measure something of an evaluation: more than times is missing, and what it saves can be told to be of it.
+    """Whether another process can do part of an evaluation: more than latencies is missing, and the model has a code hash.
 
     Raises what :func:`evaluate_one` raises before any work.
     """
@@ -179,9 +179,9 @@ def _save(done: Result, out: Path | None) -> None:
 
 @contextmanager
 def _stored(run: Evaluation, out: Path | None, temporary: bool) -> Iterator[None]:
-    """The units of an evaluation in files inside, below ``out`` or in a ``temporary`` folder; afterwards gone, but kept after an exception.
+    """Context in which the units of an evaluation are stored below ``out`` or in a ``temporary`` folder; deleted at the end unless it raises.
 
-    A model that cannot be told stores none, for nobody could tell whose they are.
+    Nothing is stored for a model without a code hash: its units could not be attributed to it later.
     """
     if run.model is None or not can_be_told(run.model) or not (out or temporary):
         yield
@@ -197,7 +197,7 @@ def _stored(run: Evaluation, out: Path | None, temporary: bool) -> Iterator[None
 
 
 def _computed(opened: _Opened, helpers: Helpers | None) -> Result:
-    """The whole result, after a trial of the model where more than times is missing. Raises ForeignError for whatever goes wrong."""
+    """The complete result; the model is tried first where more than latencies is missing. Raises ForeignError for any failure."""
     run = opened.run
     device = resolve_device(run.options.device)
     with foreign(), ExitStack() as stack:
@@ -215,7 +215,7 @@ def _computed(opened: _Opened, helpers: Helpers | None) -> Result:
 
 
 def _sample_ahead(opened: _Opened, helpers: Helpers, folder: Path) -> None:
-    """Have the units sampled that the evaluation will look for. Raises ForeignError when a process dies over one."""
+    """Let helpers sample the units that the evaluation will need. Raises ForeignError when a process dies over one."""
     run = opened.run
     assert run.model is not None
     orders = [

@@ -1,4 +1,4 @@
-"""A benchmark and the names of models -> what is to be evaluated, in its order; nothing is loaded."""
+"""The list of evaluations for a benchmark and the names of models, in order; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """What the user called it; ``task/data`` for the anchor."""
+        """The name given by the user; ``task/data`` for the anchor."""
         return f"{self.task.name}/{DATA}" if self.model is None else self.model.spec
 
 

@@ -1,4 +1,4 @@
-"""Orders and what is made of them: an order says in plain data which samples, :func:`produce` makes them, wherever it is carried out."""
+"""Orders for samples: an order describes them in plain data, and :func:`produce` draws the same ones in any process."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class Order:
 
 
 def identity_of(model: Model) -> str:
-    """Fingerprint of what a model is."""
+    """Fingerprint of the hashes that identify a model."""
     return fingerprint([model.name, model.identity])
 
 
 def sampled(model: Model, order: Order) -> Unit:
-    """The samples of an order from a model that is at hand, on its device. Raises ForeignError for whatever the model raises."""
+    """The samples of an order from a loaded model, on its device. Raises ForeignError for anything that the model raises."""
     with foreign():
         made = model.rows(order.start, order.stop, order.seed, order.sampler, order.batch_size)
     return Unit(made.samples, dict(made.evaluations.rows))
@@ -127,8 +127,8 @@ class Helpers:
     def fetch(self, orders: Sequence[Order], folder: Path, finished: Report = nothing) -> None:
         """Store the units of orders in a folder, several at a time.
 
-        An order that fails is left to whoever needs its unit, who will see why. Raises ForeignError in one line when a process died over
-        one: here, it would end everything.
+        An order that fails is skipped; the error appears where its unit is needed. Raises ForeignError in one line when a process died over
+        one: in this process, it would end everything.
         """
         plain = [{"order": order.plain(), "folder": str(folder.resolve())} for order in orders]
         for order, done in zip(orders, self.executor.map(deliver, plain, finished=finished), strict=True):

@@ -1,4 +1,4 @@
-"""Results of a model whose code was edited: where its witnesses come out again, the numbers are those of the new code too."""
+"""Reuse of results after an edit of the user's code: where its witnesses are reproduced, the values hold for the new code too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CODE = "code_sha256"
 
 
 def _comes_again(run: Evaluation, sampler: Sampler, held: Row) -> bool:
-    """Whether the first block of a sampler gives the witness of a row, at the evaluations that the row has on a fixed grid."""
+    """Whether the first block of a sampler reproduces the witness of a row and, on a fixed grid, its number of evaluations."""
     assert run.model is not None
     count = min(run.options.samples(run.spec), BLOCK)
     try:
@@ -35,7 +35,7 @@ def _comes_again(run: Evaluation, sampler: Sampler, held: Row) -> bool:
 
 
 def _renamed(table: Mapping[str, Estimate], old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, Estimate]:
-    """Estimates of the old keys under the new ones."""
+    """Estimates with their old keys replaced by the new ones."""
     return {
         name: dataclasses.replace(e, key=new[name]) if e.key and e.key == old.get(name) else e
         for name, e in table.items()
@@ -43,7 +43,7 @@ def _renamed(table: Mapping[str, Estimate], old: Mapping[str, str], new: Mapping
 
 
 def recognised(run: Evaluation, want: Wanted, held: Result | None) -> Result | None:
-    """What is there of an evaluation, under the names that it has with the code of now.
+    """The stored result of an evaluation with the keys of the present code.
 
     Where task, weights, recipe, samplers, seeds and samples are those wanted and only the hash of the user's code is another, the witness of
     the flow and of every sampler is made again. When all agree, the result is served under the new hash; operations, times and cost, which an

@@ -20,7 +20,7 @@ MOST = 16
 
 
 def reference(task: Task, seed: int, n: int, extractor: Extractor | None) -> Reference:
-    """Real samples of a task: all of a finite data set, else ``n`` draws of a seed; their features, kept on disk for a data set of the Hub."""
+    """Real samples of a task (all of a finite data set, else ``n`` draws of a seed) with features, cached on disk for Hub data sets."""
 
     def features() -> np.ndarray:
         assert extractor is not None
@@ -37,12 +37,12 @@ def reference(task: Task, seed: int, n: int, extractor: Extractor | None) -> Ref
 
 
 def stated(statistics: Statistics) -> Reference:
-    """A reference of which nothing but mean and covariance of its features is known."""
+    """A reference that consists of the mean and covariance of its features only."""
     return Reference(None, lambda: statistics.sha256, moments=lambda: statistics)
 
 
 def check_width(points: Points, extractor: Extractor, statistics: Statistics) -> None:
-    """Raise ValueError, before all features are computed, when the statistics are of another number of features than the extractor gives."""
+    """Raise ValueError, before features are computed, when statistics and extractor differ in their number of features."""
     width = extractor.features(points[:1]).shape[1]
     if width != len(statistics.mean):
         raise ValueError(

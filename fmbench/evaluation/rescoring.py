@@ -36,7 +36,7 @@ UNRANKED = ("scored from samples that exist already: nobody measured their evalu
 def _check_benchmark(
     benchmark: str | Path | None, metrics: Sequence[str] | None, reference: str | Path | None, extractor: str | None
 ) -> None:
-    """Raise ValueError for what a benchmark, where one is given, decides itself."""
+    """Raise ValueError for an option that the given benchmark already determines."""
     if benchmark is None:
         return
     if metrics is not None:
@@ -50,7 +50,7 @@ def _check_benchmark(
 def _metrics(
     metrics: Sequence[str] | None, benchmark: str | Path | None, task: Task
 ) -> tuple[list[str], dict[str, Any]]:
-    """Names of the metrics that apply, and what the result says about the protocol."""
+    """Names of the metrics that apply, and the protocol as recorded in the result."""
     if benchmark is not None:
         spec = protocol.read(benchmark)
         if task.name not in spec.tasks:
@@ -131,7 +131,7 @@ def _scored(
 
 
 def _described(task: Task, name: str, anchor: bool) -> dict[str, Any]:
-    """What a result says about whose samples they are."""
+    """The description of the samples' origin in a result."""
     return {
         "name": f"{task.name}/{name}",
         "method": DATA if anchor else "samples",

@@ -1,4 +1,4 @@
-"""Latencies alone: of the models of a benchmark, measured in turns, and written into the results that are there already."""
+"""Measurement of latencies only, of the models of a benchmark in turns, written into the existing results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Retiming:
 
 
 def fits(model: Model, spec: Protocol) -> list[Sampler]:
-    """The samplers of a protocol that a model allows."""
+    """The samplers of a protocol that apply to a model."""
     return [sampler for sampler in spec.samplers if model.method.accepts(sampler) is None]
 
 
@@ -49,7 +49,7 @@ def _sound(latency: Mapping[str, Any] | None) -> bool:
 
 
 def retimed(found: Result, latencies: Mapping[Sampler, dict[str, Any]]) -> Result:
-    """A result whose samplers have these latencies. Rows without samples stay as they are, and no void time replaces one that is sound."""
+    """The result with these latencies. Rows without samples stay as they are, and a void time never replaces a valid one."""
 
     def row(old: Row) -> Row:
         new = latencies.get(old.sampler)
@@ -82,7 +82,7 @@ def measure_latencies(
 ) -> Retiming:
     """Measure the latency of every architecture and sampler of a benchmark in turns, and write it into the results below ``out``.
 
-    What ``out/latency.json`` knows of this machine is not measured ``again`` unless that is asked for. Raises what
+    Latencies of this machine in ``out/latency.json`` are measured ``again`` only on request. Raises what
     :func:`~fmbench.evaluation.plan.plan` raises; a model that fails is an error of its own.
     """
     spec, place = protocol.read(benchmark), resolve_device(device)

@@ -64,7 +64,7 @@ class _Models:
 
 
 def _for_others(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path, models: _Models) -> list[int]:
-    """Places in the plan of the evaluations that other processes can measure something of. What cannot be loaded is told later."""
+    """Plan indices of the evaluations that other processes can work on. Models that cannot be loaded are reported later."""
     found = []
     for index, one in enumerate(planned):
         try:
@@ -101,7 +101,7 @@ class _Shared:
 
 
 def _share_out(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path, models: _Models) -> _Shared:
-    """Who does what. Looking at what is there comes only after it is known that there may be several processes."""
+    """How evaluations are shared out. Stored results are read only when there may be several processes."""
     if options.processes(models.device, sum(one.model is not None for one in planned)) == 1:
         return _Shared()
     missing = _for_others(spec, planned, options, out, models)
@@ -172,7 +172,7 @@ class _Carried:
     def _evaluate(self, index: int, options: Options, timed: bool, **how: Any) -> None:
         """One evaluation; what goes wrong is one line, and the others go on.
 
-        A model that cannot be told, of which nothing is found again, is timed at once.
+        A model without a code hash, whose result cannot be found again, is timed at once.
         """
         one = self.planned[index]
         if index in self.whole:
@@ -188,9 +188,9 @@ class _Carried:
             self.errors[index] = f"{one.name}: {said(error)}"
 
     def measure(self, told: Mapping[int, str | None], helping: Executor | None) -> None:
-        """Everything but the times of evaluations that can be found again; ``helping`` samples their units.
+        """Evaluate everything but latencies; those of results that cannot be found again are included. ``helping`` samples units.
 
-        ``told`` has those that other processes have measured, by place in the plan, with the reason of those that failed.
+        ``told`` maps the plan index of evaluations done by other processes to the reason of failure, if any.
         """
         for index, one in enumerate(self.planned):
             if (failed := told.get(index)) is not None:
@@ -203,7 +203,7 @@ class _Carried:
             self.finished(MOSTLY * max(index + 1, len(told)))
 
     def _wishes(self) -> list[Wish]:
-        """The latencies that are missing."""
+        """The missing latencies."""
         found: list[Wish] = []
         batches, how = self.spec.latency["batches"], self.options.acceleration
         for index, done in self.results.items():
@@ -219,7 +219,7 @@ class _Carried:
         return found
 
     def timed(self) -> Outcome:
-        """The times, all measured in turns, and what came out of everything."""
+        """Measure the latencies, all in turns, and return the outcome of the run."""
         book = Book(self.out)
         lacking = self._wishes()
         self.report(f"{self.spec.name}, latencies", 0, 1)

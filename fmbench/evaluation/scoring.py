@@ -24,7 +24,7 @@ from fmbench.tasks.base import Task
 def attempt(name: str, evidences: Sequence[Evidence]) -> Estimate:
     """A registered metric over the evidence of all seeds that have what it needs; null with the reason where none has, or where it fails.
 
-    Whatever a metric raises is a reason, for it may come from outside or call a model.
+    Any exception of a metric becomes the reason, because it may be a plug-in or call a model.
     """
     metric = METRICS[name]
     try:
@@ -66,13 +66,13 @@ class Scorer:
     reference: Reference | None = None
 
     def against(self, seed: int) -> Reference:
-        """What the samples of a seed are compared with: the reference that was given, else that of the task."""
+        """The reference for the samples of a seed: the one given, else that of the task."""
         if self.reference is not None:
             return self.reference
         return REFERENCES.of(self.task, self.task.distinct((self.seeds[0], seed))[-1], self.samples, self.extractor)
 
     def evidence(self, samples: Points, seed: int, endpoints: Points | None = None, real: bool = False) -> Evidence:
-        """What the metrics of one seed see; ``real`` marks samples of a finite data set, which exist once and not per seed."""
+        """The evidence for one seed; ``real`` marks samples of a finite data set, which are the same for all seeds."""
         task, extractor = self.task, self.extractor
         flat = task.space.flatten
         parts: dict[str, Any] = {name: Part(make) for name, make in task.provided().items()}

@@ -1,7 +1,7 @@
 """Latency belongs to an architecture, a sampler and a machine, not to weights: measured once for each, used by every entry that shares it.
 
-Cells of one table are measured in turns (:func:`~fmbench.evaluation.cost.latency.measure_all`), so that a busy moment of the machine meets them
-all, and kept in ``latency.json`` of the output folder.
+Cells of one table are measured in turns (:func:`~fmbench.evaluation.cost.latency.measure_all`), so that a busy moment of the machine affects
+them all, and stored in ``latency.json`` of the output folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _is_code(name: str, value: Any) -> bool:
 
 
 def _sampling_code(flow: Flow) -> list[list[str]]:
-    """By name, where each function is defined that a kind of flow has: two methods that differ in their training alone share them all."""
+    """The defining class of each sampling function of a flow, by name: methods that differ in training only share them all."""
     kinds = [kind for kind in type(flow).__mro__ if kind.__module__.startswith("fmbench.flows.")]
     names = sorted({name for kind in kinds for name, value in vars(kind).items() if _is_code(name, value)})
     found = [(name, next(kind for kind in type(flow).__mro__ if name in vars(kind))) for name in names]
@@ -56,7 +56,7 @@ def _sampling_code(flow: Flow) -> list[list[str]]:
 
 
 def _structure(flow: Flow) -> list[Any]:
-    """The modules of a flow with what they say of themselves, and shape and dtype of everything in them."""
+    """The modules of a flow with their ``repr``, and shape and dtype of every tensor in them."""
     modules = [
         [name, f"{type(part).__module__}.{type(part).__qualname__}", part.extra_repr()]
         for name, part in flow.named_modules()
@@ -67,7 +67,7 @@ def _structure(flow: Flow) -> list[Any]:
 
 
 def _ours(model: Model) -> bool:
-    """Whether a recipe made it of nothing but fmbench's and torch's modules: a wrapped one calls a function that no module shows."""
+    """Whether the model consists of modules of fmbench and torch only; False for a wrapped one, which calls a function outside modules."""
     parts = model.method.modules()
     return model.recipe is not None and all(type(p).__module__.startswith(("fmbench.", "torch.")) for p in parts)
 
@@ -75,10 +75,10 @@ def _ours(model: Model) -> bool:
 def timing_key(
     model: Model, sampler: Sampler, batches: Sequence[int], device: str, acceleration: Acceleration = PLAIN
 ) -> str | None:
-    """Name of what the latency of a model depends on: architecture, sampler, batch sizes, device, threads, precision, compilation.
+    """Hash of everything the latency of a model depends on: architecture, sampler, batch sizes, device, threads, precision, compilation.
 
-    An adaptive solver takes steps that depend on the weights, and code that is not fmbench's may do what it likes with them: there the identity
-    of the model is part of the name. None when that cannot be told: such a model is timed every time.
+    For adaptive solvers, whose steps depend on the weights, and for code outside fmbench, which may use the weights in any way, the identity
+    of the model is part of the key. None when the identity is unknown: such a model is timed every time.
     """
     flow = model.method
     with foreign("the architecture could not be looked at"), isolated():
@@ -101,7 +101,7 @@ def timing_key(
 
 @dataclass(frozen=True)
 class Wish:
-    """A latency that is wanted: of a model with a sampler, under a name that others may share (None: under no name)."""
+    """A latency to measure: of a model with a sampler, under a name that entries may share (None: not shared)."""
 
     key: str | None
     model: Model
@@ -111,7 +111,7 @@ class Wish:
 def wishes(
     model: Model, samplers: Sequence[Sampler], batches: Sequence[int], device: str, acceleration: Acceleration = PLAIN
 ) -> list[Wish]:
-    """The latencies of a model with samplers that it allows, under the names of what they depend on."""
+    """The latencies to measure of a model: one for each sampler that it allows, under its :func:`timing_key`."""
     return [Wish(timing_key(model, s, batches, device, acceleration), model, s) for s in samplers]
 
 

@@ -30,7 +30,7 @@ class Unit:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Unit | None:
-    """The unit in a file; None when it is missing, damaged, of another folder, or holds anything but float32 samples of the shape."""
+    """The unit in a file; None when it is missing, damaged, from another folder, or does not hold float32 samples of the shape."""
     found = tensors.read(path)
     if found is None or found.facts.get(FOLDER) != path.parent.name or set(found.tensors) != {"samples"}:
         return None
@@ -41,7 +41,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Unit | None:
 
 
 def stored(path: Path, shape: tuple[int, ...], make: Callable[[], Unit]) -> Unit:
-    """The unit in a file, or made now and written to it.
+    """The unit in a file, or one computed now and written to it.
 
     Args:
         path: the file; its folder is part of what the unit is.

@@ -1,4 +1,4 @@
-"""What a protocol wants of a model, by name: the draws of its samplers, the flow, and the key of every metric."""
+"""The cells that a protocol requires of a model, by key: the draws of its samplers, the flow, and every metric."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fmbench.zoo.model import Model
 
 @dataclass(frozen=True)
 class Wanted:
-    """A list of cells: finished is a result that has them all.
+    """The cells of a complete result.
 
     Attributes:
         draws: sampler by the name of its draw, in the protocol's order; one that draws nothing for real data.
@@ -41,11 +41,11 @@ class Wanted:
     batches: tuple[int, ...]
 
     def lacks(self, found: Row) -> list[str]:
-        """Names of metrics that a row has not, or has of another definition."""
+        """Names of metrics that a row lacks, or has under another definition."""
         return [n for n, key in self.keys.items() if n not in found.metrics or found.metrics[n].key != key]
 
     def flow_lacks(self, found: Result | None) -> list[str]:
-        """Names of metrics of the flow that a result has not, or has of another definition or flow."""
+        """Names of flow metrics that a result lacks, or has under another definition or flow."""
         held = found.flow if found is not None and found.flow_id == self.flow else {}
         return [n for n, key in self.flow_keys.items() if n not in held or held[n].key != key]
 
@@ -64,7 +64,7 @@ class Wanted:
         return is_timed(found, self.batches)
 
     def finished(self, found: Result | None) -> bool:
-        """Whether a result has everything that is wanted, and nothing else."""
+        """Whether a result has exactly the wanted cells."""
         return (
             found is not None
             and [row.id for row in found.rows] == list(self.draws)
@@ -126,10 +126,10 @@ def wanted(spec: Protocol, task: Task, model: Model | None, options: Options) ->
 
 
 def adopted(found: Result, want: Wanted, spec: Protocol, model: Model | None, options: Options) -> Result | None:
-    """A result of schema 1, which names nothing, with the names of what it surely is; None when that is not what is wanted.
+    """A result of schema 1, which has no keys, with the keys of the wanted cells; None when it does not match what is wanted.
 
-    It must be of the same protocol, weights, seeds and samples, and of code of fmbench's own, all of which had version 1 then. A gap to a
-    reference solve keeps no name when the flow was measured later than the samples: against which solve it was, nobody said.
+    Protocol, weights, seeds and samples must be the same, and the code fmbench's own, all of which had version 1 then. A metric that compares
+    with a reference solve gets no key when the flow was measured later than the samples: which solve was used is not recorded.
     """
     identity = {} if model is None else model.identity
     ours = found.model["method"] in (*METHOD_VERSIONS, "data")

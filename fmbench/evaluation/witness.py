@@ -1,8 +1,8 @@
-"""A few samples pinned so that another computer can tell whether they come out again: a hash, and fixed random sums of their numbers.
+"""Fingerprint of a few samples, to check whether another computer reproduces them: a hash, and fixed random projections of their values.
 
-The first rows of the first noise block stand for all samples of a sampler, and so does the field along their way for the flow. A change
-of code that shows in later rows only is not seen: the witness is for code that was moved, renamed or made faster, not against somebody
-who means to deceive.
+The first rows of the first noise block represent all samples of a sampler, and the field along their trajectories represents the flow.
+A code change that affects later rows only is not detected: the witness recognises code that was moved, renamed or sped up; it does not
+protect against deliberate manipulation.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fmbench.storage.files import sha256
 from fmbench.zoo.model import Model, evaluating
 
 ROWS = 16
-"""Samples that are looked at."""
+"""Number of samples in a witness."""
 PROJECTIONS = 32
 STEPS = 8
-"""Euler steps along which the field is looked at."""
+"""Number of Euler steps along which the field is evaluated."""
 TOLERANCE = 1e-4
 """Largest difference of two projections, as a share of their root mean square.
 
@@ -55,7 +55,7 @@ def witness_of(points: Points) -> Witness | None:
 
 
 def agree(one: Witness | None, other: Witness | None) -> bool:
-    """Whether two witnesses are of the same samples: to the bit, or within :data:`TOLERANCE`; never where one is missing."""
+    """Whether two witnesses agree: bit for bit, or within :data:`TOLERANCE`; False when one is missing."""
     if one is None or other is None or (one.rows, len(one.projections)) != (other.rows, len(other.projections)):
         return False
     a, b = np.array(one.projections), np.array(other.projections)

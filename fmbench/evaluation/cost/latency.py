@@ -197,7 +197,7 @@ def median_interval(rounds: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def void(record: Mapping[str, Any], others: float | None) -> str | None:
-    """Why times are not to be compared with others, None when they may be: see :data:`WIDEST` and :data:`BUSIEST`."""
+    """The reason why times must not be compared with others, None when they may be: see :data:`WIDEST` and :data:`BUSIEST`."""
     if others is not None and others > BUSIEST:
         return f"other processes took {others:.0%} of the machine meanwhile"
     width = (record["high"] - record["low"]) / 2
@@ -321,7 +321,7 @@ def best_throughput(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def clock_name(clock: Callable[[], float], device: torch.device) -> str:
-    """What the clock is, as the system calls it; on CUDA with the note that the device is waited for."""
+    """The system's name of the clock; on CUDA with the note that the device is synchronised."""
     known = clock is time.perf_counter
     name = time.get_clock_info("perf_counter").implementation if known else getattr(clock, "__name__", "custom")
     return f"{name}, device synchronised" if device.type == "cuda" else name
@@ -346,7 +346,7 @@ def conditions(device: torch.device, net: nn.Module | None = None) -> dict[str, 
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls the device; for a CPU what the system says where the maker's name is not known."""
+    """The vendor's name of the device; for a CPU without one, the name reported by the system."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return next(iter(_cpuinfo("model name")), platform.processor() or platform.machine())
@@ -375,13 +375,13 @@ def _cpuinfo(field: str, path: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 
 def processor_clock(path: Path = Path("/proc/cpuinfo")) -> float | None:
-    """Momentary clock in MHz, mean over the cores; None when the system does not tell."""
+    """Momentary clock in MHz, mean over the cores; None when the system does not report it."""
     found = [float(value) for value in _cpuinfo("cpu MHz", path)]
     return sum(found) / len(found) if found else None
 
 
 def gpu_clock(device: torch.device) -> float | None:
-    """Momentary clock of the multiprocessors in MHz; None when NVML does not tell."""
+    """Momentary clock of the multiprocessors in MHz; None when NVML does not report it."""
     try:
         with nvml(device) as (pynvml, handle):
             return float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))

@@ -17,7 +17,7 @@ class Load:
     """A reading of the clocks, in seconds.
 
     Attributes:
-        total, busy: that all CPUs together existed and were busy; None where the system does not tell.
+        total, busy: elapsed and busy time of all CPUs together; None where the system does not report it.
         own: CPU time of this process.
     """
 
@@ -37,7 +37,7 @@ class Load:
 
 
 def system_load(path: Path = STAT) -> Load:
-    """The reading of now."""
+    """The present reading."""
     own = time.process_time()
     try:
         words = path.read_text().split("\n", 1)[0].split()

@@ -18,7 +18,7 @@ _FORGOTTEN = 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, or the one it was made from, says that memory ran out: torch's, Python's, or a backend's by its text."""
+    """Whether an exception or its cause reports that memory ran out: by type (torch, Python), or by the text of a backend's error."""
     if isinstance(error, ForeignError) and error.__cause__ is not None:
         return is_out_of_memory(error.__cause__)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -60,7 +60,7 @@ def _reset() -> bool:
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> dict[str, Any]:
-    """Run ``call()`` once and say how much memory it needed at its worst moment.
+    """Run ``call()`` once and return its peak memory.
 
     CUDA: ``peak`` is the most that torch's allocator had handed out at once, weights and inputs included, ``growth`` what of it came on
     top of what was handed out before, ``reserved`` the most the allocator held from the driver. The CUDA context, and memory that other
@@ -68,9 +68,9 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> dict[str, Any]
 
     CPU: ``peak`` is the largest resident size of the whole process during the call, interpreter, libraries and other threads included;
     ``growth`` is what of it came on top of what was resident before. Pages that were reserved but never touched do not show, nor do
-    pages that an allocator had kept from earlier work and uses again: growth is a lower bound of what the call allocated. A first call
+    pages that an allocator holds from earlier work and uses again: growth is a lower bound of what the call allocated. A first call
     also pays for what libraries load lazily, so call once before. Where the high-water mark cannot be lowered (``exact`` is False: not
-    Linux, or a read-only /proc), a call that stays below an earlier peak has its growth and peak as None, for nobody saw them.
+    Linux, or a read-only /proc), growth and peak are None for a call that stays below an earlier peak, because they cannot be observed.
 
     Returns ``peak``, ``growth`` and ``reserved`` in bytes (None where not known), ``exact`` and ``source``, the name of the counter.
     """
