@@ -188,7 +188,7 @@ class _Carried:
             self.errors[index] = f"{one.name}: {said(error)}"
 
     def measure(self, told: Mapping[int, str | None], helping: Executor | None) -> None:
-        """Evaluate everything but latencies; those of results that cannot be found again are included. ``helping`` samples units.
+        """Measure everything but latencies, and these too where a result cannot be found again; ``helping`` samples the units.
 
         ``told`` maps the plan index of evaluations done by other processes to the reason of failure, if any.
         """

@@ -1,4 +1,4 @@
-"""Tables of a result that say where, how and at what cost numbers were made, and the types that all tables are of."""
+"""Tables of a result for the environment, conditions and cost of its measurements, and the types that all tables use."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Conditions(Closed, frozen=True):
 
 
 class Environment(Conditions, frozen=True):
-    """Where the rows were made, and where the flow was measured when that was later."""
+    """Environment of the rows, and that of the flow when it was measured later."""
 
     flow: Conditions | None = None
 

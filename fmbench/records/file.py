@@ -1,4 +1,4 @@
-"""A result as a file, schema 2: what several numbers share stands once, every number is a cell with the key of what determines it.
+"""The file format of a result, schema 2: shared facts are stored once, and every value is a cell with a key of what determines it.
 
 ::
 
@@ -12,9 +12,8 @@
      retired: {draw: {metric: {k, value, ci, n}}}, cost, seals: {draw or flow:name: hash}, sidecar}
 
 :func:`fold` and :func:`unfold` go to and from the long form of :mod:`fmbench.records.schema`, which has no sidecar; one is the inverse of the
-other. A seal tells a
-number that was edited, or damaged, from one that was measured; it is no protection against somebody who means to deceive. There is one for
-a draw, not for a cell: a file that was edited in one place is believed in none that shares its samples, and these are the most of the work.
+other. A seal detects values that were edited or damaged; it does not protect against deliberate manipulation. There is one seal per draw,
+not per cell: an edit of one value invalidates all values of the same samples, because sampling is most of the work.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SAME = ("benchmark", "task", "seeds", "samples_per_seed", "ranked", "unranked_be
 
 
 class Entry(Closed, frozen=True):
-    """What was evaluated, but for its hashes."""
+    """The evaluated entry, without its hashes."""
 
     name: Text
     method: Text
@@ -57,7 +56,7 @@ class Entry(Closed, frozen=True):
 
 
 class Pin(Closed, frozen=True):
-    """What all numbers with one key share."""
+    """The facts that all values with one key share."""
 
     metric: Text
     details: dict[str, Any] = field(default_factory=dict)
@@ -136,7 +135,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _pins(estimates: list[tuple[str, str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """By key: the metric, and those details that all its numbers have alike."""
+    """By key: the metric, and the details that all its values share."""
     pins: dict[str, dict[str, Any]] = {}
     for name, key, estimate in estimates:
         if estimate["value"] is None:
@@ -186,14 +185,14 @@ def _draw(row: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seal(cells: Mapping[str, Any], draw: Mapping[str, Any] | None, pins: Mapping[str, Any]) -> str:
-    """Hash of the cells of a draw or flow, with their pins, and of what is said of the draw."""
+    """Hash of the cells of a draw or flow, their pins, and the facts of the draw."""
     used = {cell["k"]: pins[cell["k"]] for cell in cells.values() if cell["k"] in pins}
     return fingerprint([cells, draw, used])[:SEAL]
 
 
 @dataclass(frozen=True)
 class OwnRun:
-    """The run that a result's numbers come from unless they say another: its name, and what is said of it."""
+    """The run that a result's values come from unless they name another: its name and its facts."""
 
     name: str
     facts: dict[str, Any]
@@ -272,7 +271,7 @@ def _row(
 
 
 def broken(content: Mapping[str, Any]) -> list[str]:
-    """Draws and flows whose numbers are not those that were sealed."""
+    """Draws and flows whose values do not match their seals."""
     draws, pins = content["draws"], content["pins"]
     return [
         name for name, table in content["cells"].items() if content["seals"][name] != seal(table, draws.get(name), pins)
@@ -326,7 +325,7 @@ def unfold(content: Any, without: Collection[str] = ()) -> dict[str, Any]:
 # -- text -------------------------------------------------------------------------------------------------------------
 
 DEPTH = {"runs": 1, "pins": 1, "draws": 1, "cells": 2, "retired": 1, "seals": 0}
-"""Levels of a field that are written a line for each item, so that a change of one number is a change of one line."""
+"""Levels of a field that are written one item per line, so that a change of one value changes one line."""
 
 
 def lines(value: Any, depth: int, indent: str = "") -> str:

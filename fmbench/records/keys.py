@@ -1,6 +1,6 @@
-"""Short names of what a result holds, made of everything that determines it: draws (samples of one sampler), flows, metrics of either.
+"""Short hashes that name the content of a result: draws (samples of one sampler), flows, and metrics of either.
 
-The same name means the same number would come out again; a name that differs is another number. No torch.
+A name is a hash of everything that determines the value: equal names mean reproducible, equal values. No torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Latency of a sampler: what may be said of it, and its short form in a file, one list for every batch size and conditions that all share once.
+"""Latency of a sampler: its fields, and its short form in a file, one list per batch size with the shared conditions stored once.
 
 The long form repeats the largest batch size at the top, the conditions, and the best of all (:class:`Latency`).
 """
@@ -16,11 +16,11 @@ from fmbench.records.typed import law, shown
 
 CONDITIONS = ("clock", "device", "dtype", "compile", "threads", "tf32")
 COLUMNS = ("batch", "p50", "p95", "p99", "iqr", "repeats", "warmup", "stable", "low", "high", "cpu", "void")
-"""What is said of every batch size, in the order of files; those of earlier versions end after ``stable``."""
+"""Fields of every batch size, in the order of files; those of earlier versions end after ``stable``."""
 EARLIER = 8
 OWN = ("first_call", "clock_mhz")
 LATER = ("key", "others")
-"""What a latency says of itself since it belongs to an architecture."""
+"""Fields that were added when latencies became shared by architecture."""
 
 
 class Batch(Closed, frozen=True):
@@ -102,12 +102,12 @@ def _best(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _columns(one: Mapping[str, Any]) -> list[Any]:
-    """What is said of a batch size: all columns, or those of earlier versions."""
+    """The fields of a batch size: all columns, or those of earlier versions."""
     return [one[key] for key in (COLUMNS if COLUMNS[-1] in one else COLUMNS[:EARLIER])]
 
 
 def fold(long: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
-    """The short form; the long one as it is, below ``long``, where the short one could not give it back."""
+    """The short form; where it would lose something, the long one unchanged, under ``long``."""
     try:
         short: dict[str, Any] = {key: long[key] for key in OWN}
         short |= {key: long[key] for key in LATER if key in long}

@@ -1,4 +1,4 @@
-"""The one table of metrics: what each is called, its unit, which way is better, where it is measured. Imports nothing heavy.
+"""The table of metrics: label, unit, better side, scope. Imports nothing heavy.
 
 A metric from outside is a :class:`Metric` that the entry-point group ``fmbench.metrics`` names; its name is that of the entry point.
 """
@@ -23,7 +23,7 @@ CORE, EXTENDED = TIERS = ("core", "extended")
 """Core metrics are measured in every run; extended ones, which cost more and stand in few tables, where a run asks for them."""
 BETTER = ("lower", "higher", "neither")
 _ANY_KIND = {("vector", "image"), ("image", "vector")}
-"""What stood in the place of needs, before there were any, for every kind of task."""
+"""Values of earlier versions that meant "every kind of task" where needs stand today."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Metric:
         return getattr(importlib.import_module(module), attribute)
 
     def contains(self, value: float) -> bool:
-        """Whether a value is one that the metric can have."""
+        """Whether a value is within the range of the metric."""
         low, high = self.range
         return low <= value <= high
 

@@ -1,4 +1,4 @@
-"""The one rule for names that become folders and files: benchmarks, tasks, entries, samples.
+"""The rule for names that become folders and files: benchmarks, tasks, entries, samples.
 
 A name can neither leave its folder nor take another's place. Whatever comes in under a name of its own is checked by :func:`check_name`
 where it enters, and again where a file is written.
@@ -10,10 +10,10 @@ import re
 
 LONGEST = 100
 ANCHORS = {"data": "the row of real samples", "oracle": "the row of the exact velocity"}
-"""Names of entries that tables give to something else than a submission."""
+"""Names that tables reserve for anchor rows."""
 _RULE = re.compile(r"[A-Za-z0-9_+=](?:[A-Za-z0-9_+=., -]*[A-Za-z0-9_+=-])?")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-"""What Windows takes for a device, whatever the folder."""
+"""Names that Windows treats as devices in any folder."""
 
 
 def check_name(name: object, what: str) -> str:

@@ -1,4 +1,4 @@
-"""What a metric may need, in words: of the space of the samples, of the task, of the flow, of the samples at hand. No torch.
+"""The requirements that a metric can declare: of the sample space, the task, the flow, and the samples at hand. No torch.
 
 A need is a name; alternatives stand in one need with ``|`` between them. What is missing becomes one generated reason (:func:`reason`), which is
 true because nothing else decides whether a metric is measured.
@@ -27,7 +27,7 @@ SPACE, TASK, FLOW, SAMPLES = "space", "task", "flow", "samples"
 
 @dataclass(frozen=True)
 class Need:
-    """Something that is there or not.
+    """One requirement of a metric.
 
     Attributes:
         words: what it is, after "needs".
@@ -69,7 +69,7 @@ _RULE = re.compile(r"[a-z][a-z0-9_]*(\|[a-z][a-z0-9_]*)*")
 
 
 def known(name: str) -> Need:
-    """A need by its name; one that fmbench does not know is something that a task provides."""
+    """The need of a name; one that fmbench does not know is provided by a task."""
     return NEEDS.get(name) or Need(name.replace("_", " "), "this task does not provide it", TASK)
 
 
@@ -89,12 +89,12 @@ def check_needs(needs: object, where: str) -> tuple[str, ...]:
 
 
 def missing(needs: Iterable[str], has: Callable[[str], bool]) -> str | None:
-    """The first need of which no alternative is there; None when nothing is missing."""
+    """The first need without an available alternative; None when nothing is missing."""
     return next((need for need in needs if not any(has(name) for name in alternatives(need))), None)
 
 
 def reason(need: str, who: str = "the model") -> str:
-    """Why what needs something is not measured, one line; ``who`` is what would have to be able to."""
+    """The reason why a metric with an unmet need is not measured, in one line; ``who`` is the model that lacks it."""
     found = [known(name) for name in alternatives(need)]
     words = ", or ".join(dict.fromkeys(one.words for one in found))
     without = " and ".join(dict.fromkeys(one.without for one in found)).format(who=who)

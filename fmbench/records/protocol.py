@@ -48,7 +48,7 @@ class Protocol:
 
 
 LARGEST = 100_000_000
-"""More samples, seeds or steps than this are a slip of the pen."""
+"""Upper limit of samples, seeds and steps, to catch typing errors."""
 _KEYS: dict[str, Any] = {
     "name": str, "version": int, "summary": str, "tasks": tuple[str, ...], "samples": int, "seeds": tuple[int, ...],
     "samplers": tuple[dict, ...], "metrics": tuple[str, ...], "flow": dict, "latency": dict, "rank": dict,

@@ -1,4 +1,4 @@
-"""What values a metric can have at all: lowest and highest, infinite where there is no limit. Imports nothing: listings read it."""
+"""Ranges of metrics: lowest and highest possible value, infinite where there is no limit. Imports nothing, so that listings are fast."""
 
 from __future__ import annotations
 

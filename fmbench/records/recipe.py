@@ -42,7 +42,7 @@ MOST_ROWS = 1 << 20
 LONGEST_TEXT = 300
 """Characters of a name or a licence."""
 FREE = {"train.seed", "train.precision"}
-"""What the closed division leaves to a recipe of its own: another seed, and how fast its device computes."""
+"""Settings that a recipe may change in the closed division: the seed, and the precision, which affects speed."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -80,7 +80,7 @@ class Training:
     optimiser_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def content(self) -> dict[str, Any]:
-        """The fields as a table. One that came after the first recipes is left out at its default, so that their hashes stand."""
+        """The fields as a table. Fields added later are left out at their defaults, so that hashes of older recipes stay the same."""
         table = dataclasses.asdict(self)
         later = {"precision": "float32", "optimiser": "adamw", "optimiser_options": {}}
         return {key: value for key, value in table.items() if key not in later or value != later[key]}
@@ -106,7 +106,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make an entry; with ``weights`` and ``made`` once it has been made.
+    """The definition of an entry; ``weights`` and ``made`` are filled in by its training.
 
     Attributes:
         task: task name.

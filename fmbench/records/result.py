@@ -1,7 +1,7 @@
 """A result: one JSON file per (benchmark, task, entry), machine-written. Reading it needs no torch.
 
-What a result may hold is said in :mod:`fmbench.records.schema`, how a file holds it in :mod:`fmbench.records.file`; both are checked here
-when one is written and when one is read. Raw values and witnesses lie in a file beside it (:mod:`fmbench.records.sidecar`).
+:mod:`fmbench.records.schema` defines the fields of a result, :mod:`fmbench.records.file` the format of its file; both are checked here
+on writing and on reading. Raw values and witnesses are in a file beside it (:mod:`fmbench.records.sidecar`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Estimate:
         n: number of samples (or trajectories) behind it.
         reason: why ``value`` is None.
         details: extractor and reference hashes, solver of a reference solve, and whatever else pins the number.
-        key: what determines it beside the samples (:mod:`fmbench.records.keys`); empty where nobody said.
+        key: what determines it beside the samples (:mod:`fmbench.records.keys`); empty where not recorded.
         run: name of the run it was measured in, a key of :attr:`Result.runs`; empty for the result's own.
         replicates: raw values behind the interval, for comparisons: the value of every evaluation seed where ``details`` has ``per_seed``;
             otherwise the values with group ``g`` of the rows left out, ``g = 0, 1, ...``, where row ``i`` is in group ``i mod 20``: the same
-            rows for every metric and entry (fewer groups below 40 rows). Empty where nobody said. They lie in the sidecar of a result.
+            rows for every metric and entry (fewer groups below 40 rows). Empty where not recorded. Stored in the sidecar of a result.
     """
 
     value: float | None
@@ -55,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """What one sampler of the protocol gave.
+    """The samples and metrics of one sampler of the protocol.
 
     Attributes:
         solver, steps, guidance: the sampler; ``steps`` is None for adaptive solvers.
@@ -65,9 +65,9 @@ class Row:
             every batch size in ``batches`` and the ``best`` of them; None when not timed.
         samples: ``n`` in all and the ``sha256`` of the float32 samples of all seeds in order.
         failed: one line when the samples were unusable (NaN, an exception), else None.
-        id: name of the draw, made of all that determines the samples (:mod:`fmbench.records.keys`); empty where nobody said.
+        id: name of the draw, a hash of all that determines the samples (:mod:`fmbench.records.keys`); empty where not recorded.
         run: name of the run it was drawn in; empty for the result's own.
-        mflop: millions of floating-point operations per sample, those of all networks and of everything beside them; None where nobody
+        mflop: millions of floating-point operations per sample, those of all networks and of everything beside them; None where not
             counted.
         witness: of the first samples of the first seed, which lies in the sidecar; None where there is none.
     """
@@ -98,7 +98,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything one entry's run on one task of a benchmark produced.
+    """The result of one entry on one task of a benchmark.
 
     Attributes:
         benchmark: ``name``, ``version``, ``sha256`` of the protocol.
@@ -111,17 +111,17 @@ class Result:
         samples_per_seed: samples per evaluation seed (the data anchor of a finite set has all its points once instead).
         environment: versions, device, threads, git commit.
         cost: parameters, FLOPs of one network evaluation, peak memory and energy of a batch; empty for real data.
-        unranked_because: why ``ranked`` is False, one line for each reason; empty in files of versions that did not say.
-        flow_id: name of the reference solve; empty where nobody said.
+        unranked_because: why ``ranked`` is False, one line for each reason; empty in files of versions that did not record it.
+        flow_id: name of the reference solve; empty where not recorded.
         runs: later runs that filled in what was missing, by name: environment, time and duration.
         seconds: how long it took, in all.
-        phases: seconds of trial, sampling, features, core, flow, latency, cost; empty in files of versions that did not say.
+        phases: seconds of trial, sampling, features, core, flow, latency, cost; empty in files of versions that did not record them.
         retired: numbers that another definition, other samples or other weights have replaced, by draw and metric.
         status: a rung of :data:`~fmbench.records.schema.STATUSES`.
         sidecar: hash of the file of raw values and witnesses beside the one it was read from; empty where there is none.
         without_sidecar: why that file could not be read, in one line that names it; empty when it was, or when there is none.
         flow_witness: of the velocity field; None where there is none.
-        codes: hashes of earlier code whose witnesses came out again under ``code_sha256``.
+        codes: hashes of earlier code whose witnesses were reproduced by the code of ``code_sha256``.
     """
 
     benchmark: Mapping[str, Any]
@@ -180,8 +180,8 @@ class Result:
     def save(self, folder: Path) -> Path:
         """Write ``folder/<benchmark>/<task>/<entry>.json`` atomically, its sidecar first where there is one, and return the path.
 
-        Whenever this is cut short, what lies there is a whole result with its sidecar. Raises ValueError in one line, before anything is
-        written, for a result that :func:`read` would refuse.
+        After an interruption at any moment the path holds a complete result with its sidecar. Raises ValueError in one line, before anything
+        is written, for a result that :func:`read` would refuse.
         """
         try:
             content = plain(self.to_json())
@@ -207,7 +207,7 @@ class Result:
 
 SAID_WHERE_KNOWN = ("key", "run", "id", "flow_id", "runs", "retired")
 BESIDE = ("replicates", "witness", "flow_witness", "codes", "sidecar", "without_sidecar")
-"""Fields that are not in the long form: they lie in the sidecar, or say where it is."""
+"""Fields that are not in the long form: they are in the sidecar, or locate it."""
 
 
 def _estimates_in(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -234,7 +234,7 @@ def _estimates(table: Mapping[str, Any]) -> dict[str, Estimate]:
 
 
 def _parts(found: Result, folded: Mapping[str, Any]) -> dict[str, Part]:
-    """What lies beside a result, by the names of its cells in a file."""
+    """The sidecar content of a result, by the names of its cells in a file."""
     tables = [*((row.witness, row.metrics) for row in found.rows), (found.flow_witness, found.flow)]
 
     return {
@@ -244,7 +244,7 @@ def _parts(found: Result, folded: Mapping[str, Any]) -> dict[str, Part]:
 
 
 def _completed(found: Result, names: Sequence[str], beside: Sidecar) -> Result:
-    """A result with what lies beside it; ``names`` are those of its rows and of its flow in the file."""
+    """A result with its sidecar content; ``names`` are those of its rows and of its flow in the file."""
 
     def filled(table: Mapping[str, Estimate], part: Part) -> dict[str, Estimate]:
         raw = part.groups
@@ -314,7 +314,7 @@ def read(path: Path) -> Result:
 
 
 def read_intact(path: Path) -> Result | None:
-    """What :func:`read` gives, without the draws and flows whose numbers are not those that were measured; None when no draw is left.
+    """The result of :func:`read` without the draws and flows whose seals are broken; None when no draw is left.
 
     Raises FileNotFoundError and ValueError as :func:`read` does for everything else.
     """

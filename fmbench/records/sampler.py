@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from fmbench.solvers.base import Solver
 
 MOST_STEPS = 100_000
-"""More steps than this are a slip of the pen: no protocol, paper or solver here comes near."""
+"""Upper limit of steps, to catch typing errors: no protocol, paper or solver comes near."""
 ONE_PASS = ("inverse",)
-"""Samplers without steps that take one pass: what an adaptive solver lacks, a number of evaluations known beforehand, they have."""
+"""Samplers without steps that take one pass; unlike adaptive solvers they have a number of evaluations known beforehand."""
 UNSAMPLED = "none"
 """Solver of rows that were not sampled: real data, and samples that exist already."""
 

@@ -1,4 +1,4 @@
-"""What a result may hold: every table with its fields, their types and ranges, and the laws between them (schema 1, unfolded).
+"""The schema of a result: every table with its fields, their types and ranges, and the constraints between them (schema 1, unfolded).
 
 It is checked when a result is written and when one is read (:mod:`fmbench.records.result`), nowhere else. A field that is not here is refused;
 only ``details`` of an estimate takes what a metric likes to add.
@@ -35,7 +35,7 @@ from fmbench.records.typed import law, one_of, shown, step
 
 SCHEMA = 1
 STATUSES = ("claimed", "rescored", "rerun", "replicated")
-"""The ladder of trust: somebody's number, recomputed from samples, regenerated from weights, retrained from the recipe."""
+"""Levels of verification: a claimed value, recomputed from samples, regenerated from weights, retrained from the recipe."""
 DIVISIONS = ("closed", "open", "anchor", "tool")
 LARGEST_FILE = 16 << 20
 """Bytes of a result: a thousand samplers with thirty metrics need most of it."""
@@ -52,7 +52,7 @@ class Extractor(Struct, frozen=True):
 
 
 class Details(Struct, frozen=True):
-    """What pins an estimate; metrics add their own."""
+    """The settings that determine an estimate; metrics add their own."""
 
     extractor: Extractor | None = None
     reference_sha256: Hash | None = None
@@ -131,7 +131,7 @@ class Samples(Closed, frozen=True):
 
 
 class RowTable(Closed, frozen=True):
-    """What one sampler gave."""
+    """The samples and metrics of one sampler."""
 
     solver: str
     steps: Annotated[int, Meta(ge=1, le=MOST_STEPS)] | None
@@ -261,7 +261,7 @@ class ResultFile(Closed, frozen=True):
         self._check_seeds("flow", self.flow)
 
     def _check_rows(self) -> None:
-        """No two rows have the same sampler, and all that did not fail the same metrics: tables have a column for every pair of the two."""
+        """Raise ValueError for two rows of one sampler, or when rows with samples differ in their metrics."""
         seen: dict[tuple[str, int | None, float], int] = {}
         names = next((set(row.metrics) for row in self.rows if row.failed is None), None)
         for index, row in enumerate(self.rows):
@@ -271,7 +271,7 @@ class ResultFile(Closed, frozen=True):
             law(same, f"rows[{index}].metrics must have the metrics of the other rows")
 
     def _check_runs(self) -> None:
-        """Every run that is named is there."""
+        """Raise ValueError when a row or estimate names a run that is not listed."""
         for index, row in enumerate(self.rows):
             law(row.run in ("", *self.runs), f"rows[{index}].run names no run, got {shown(row.run)}")
         for table in (*(row.metrics for row in self.rows), self.flow):

@@ -1,4 +1,4 @@
-"""What lies beside a result: the raw values behind its intervals, and what tells whether its samples would come out again. No torch.
+"""The file beside a result: the raw values behind its intervals, and the witnesses of its samples. No torch.
 
 ::
 
@@ -36,7 +36,7 @@ MOST = 100_000
 
 
 class Witness(Closed, frozen=True):
-    """A few samples, or values of a field, pinned so that another computer can tell whether they come out again.
+    """Fingerprint of a few samples, or values of a field, to check whether another computer reproduces them.
 
     Attributes:
         sha256: of their float32 bytes.
@@ -53,14 +53,14 @@ Values = Annotated[tuple[Number, ...], Meta(min_length=1, max_length=MOST)]
 
 
 class Part(Closed, frozen=True, omit_defaults=True):
-    """What belongs to one draw or flow; ``groups`` are values of a metric with each group of rows left out, in their order."""
+    """The content for one draw or flow; ``groups`` are values of a metric with each group of rows left out, in their order."""
 
     witness: Witness | None = None
     groups: dict[str, Values] = field(default_factory=dict)
 
 
 class Sidecar(Closed, frozen=True):
-    """A whole file. ``codes`` are hashes of earlier code of the model, whose witnesses came out again."""
+    """The content of a file. ``codes`` are hashes of earlier code of the model, whose witnesses were reproduced."""
 
     schema: int
     parts: dict[str, Part]
@@ -71,7 +71,7 @@ class Sidecar(Closed, frozen=True):
 
 
 def text_of(parts: Mapping[str, Part], codes: tuple[str, ...] = ()) -> str:
-    """The text of a file, a line for every metric; empty when there is nothing to say.
+    """The text of a file, a line for every metric; empty when there is nothing to store.
 
     Raises ValueError in one line for values that no file may hold.
     """
@@ -89,7 +89,7 @@ def text_of(parts: Mapping[str, Part], codes: tuple[str, ...] = ()) -> str:
 
 
 def path_of(result: Path, sha: str) -> Path:
-    """Where the sidecar of a result file lies."""
+    """The path of the sidecar of a result file."""
     return result.with_name(f"{result.stem}.{sha[:DIGITS]}{ENDING}")
 
 

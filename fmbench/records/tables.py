@@ -1,4 +1,4 @@
-"""Tables of TOML against type hints: which keys there may be, and whether a value fits."""
+"""Checks of TOML tables against type hints: allowed keys, and whether a value fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain data against a type: the whole of it or the first thing that is wrong, in words, with its place.
+"""Conversion of plain data to a type; the first error is reported in words with its place.
 
 Types are :class:`msgspec.Struct` classes. What their ``__post_init__`` raises starts with the name of the field at fault.
 """
@@ -66,7 +66,7 @@ def one_of(field: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def plain(value: Any, place: str = "", depth: int = DEEPEST) -> Any:
-    """The same as what a JSON file would give back: dicts, lists, text, numbers, true, false, null.
+    """The data as read back from JSON: dicts, lists, text, numbers, true, false, null.
 
     Raises ValueError in one line, the place first, for anything else: NaN, infinity, arrays, keys that are no text, deep nesting.
     """
@@ -91,7 +91,7 @@ def plain(value: Any, place: str = "", depth: int = DEEPEST) -> Any:
 
 
 def require(content: Any, kind: type[T]) -> T:
-    """Plain data as a type. Raises ValueError in one line, the place first, when it is not of that type, the type's own laws included."""
+    """Plain data as a type. Raises ValueError in one line, the place first, when it is not of that type or breaks its constraints."""
     try:
         return msgspec.convert(content, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -128,7 +128,7 @@ def _in_words(error: str, content: Any, kind: type) -> str:
 
 
 def _failing_key(content: Any, keys: list[str | int], table: Mapping[str, Any], kind: type, path: str) -> str:
-    """The first key of a table whose value gives the error at ``path``: msgspec does not tell. Found by bisection."""
+    """The first key of a table whose value gives the error at ``path``, found by bisection because msgspec does not report it."""
 
     def fails(kept: list[str]) -> bool:
         error = _error(_replaced(content, keys, {key: table[key] for key in kept}), kind)

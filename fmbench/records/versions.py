@@ -1,7 +1,7 @@
-"""Declared versions of fmbench's own definitions: what identifies its code in a result. No torch.
+"""Declared versions of fmbench's own definitions, which identify its code in a result. No torch.
 
-A version is raised when a definition changes so that a number would come out otherwise; an edit of a docstring, a faster way to the same
-number or a renamed variable raises none. ``tests/records/test_versions.py`` holds what each version gives, and fails when that changes.
+A version is raised when a change of a definition changes values; an edit of a docstring, a faster way to the same
+value or a renamed variable raises none. ``tests/records/test_versions.py`` holds what each version gives, and fails when that changes.
 The version of a metric stands in its row of :mod:`fmbench.records.metric`.
 """
 
