@@ -21,7 +21,7 @@ from fmbench.storage.readers import first_line
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did: the files it wrote, and one line for each file it had to leave out, which names it."""
+    """The outcome of a build: the files written, and one line naming each file left out."""
 
     written: list[Path]
     problems: list[str]
@@ -39,7 +39,7 @@ def tables_of(
     rank_steps: int | None = None,
     primary: Mapping[str, str] | None = None,
 ) -> dict[TableKey, Table]:
-    """All tables, each benchmark ranked as its protocol (in ``folder``, else bundled) says unless told otherwise.
+    """All tables, each benchmark ranked by its protocol (in ``folder``, else bundled) unless a rule is given.
 
     Raises ValueError naming a protocol that cannot be read.
     """
@@ -52,7 +52,7 @@ def tables_of(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for cyclic garbage: there is none in results and tables, and looking at millions of living objects is a fifth of the work."""
+    """Context without garbage collection of cycles: results and tables have none, and scanning their objects is a fifth of the work."""
     wanted = gc.isenabled()
     gc.disable()
     try:
@@ -66,8 +66,8 @@ def build_leaderboard(folder: Path, readme: Path | None = None) -> Built:
     """Write ``README.md``, ``index.html`` and ``tables/<benchmark>.csv`` from ``folder/results``.
 
     With ``readme`` the marked tables of that file are filled too (:mod:`fmbench.report.readme`). The same results give the same bytes.
-    A file that cannot be believed is left out and named in ``problems``, a benchmark whose protocol cannot be read likewise; the others are
-    there. A ``readme`` with a mark that there is no table for stays as it is and is a problem too. Raises OSError when it cannot be read.
+    An invalid file, or a benchmark whose protocol cannot be read, is left out and named in ``problems``. A ``readme`` with a marker that no
+    table belongs to is left unchanged and is a problem too. Raises OSError when it cannot be read.
     """
     with _uncollected():
         return _build(folder, readme)

@@ -1,4 +1,4 @@
-"""One cell of a table: how an estimate, a count or a name from a result reads, cleaned of what could deceive."""
+"""Cells of a table: the text of an estimate, a count or a name from a result, with control characters removed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MISSING = "–"
 NAME_LENGTH = 80
 REASON_LENGTH = 300
 TINY = 1e-6
-"""Below this ratio of half-width to value, digits decided by the half-width would bury the reader."""
+"""Ratio of half-width to value below which the half-width would call for too many digits."""
 
 SMALLEST = 1e-300
-"""Below it powers of ten lose their digits, and vanish in the end."""
+"""Smallest value shown with full digits: below it floats lose precision."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows.
+    """One cell of a table.
 
     Attributes:
         text: the shown text, cleaned but not escaped: every writer escapes for its own format.

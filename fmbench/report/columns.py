@@ -28,7 +28,7 @@ CONDITIONS = (
     "tf32",
     "clock",
 )
-"""What the note of a latency says."""
+"""Fields shown in the note of a latency."""
 CLAIM_OF_METHODS = "the rank covers training and evaluation noise"
 UNSETTLED = "not stable when it was timed"
 """Why times of earlier versions are void."""
@@ -58,7 +58,7 @@ class Column:
     numeric: bool = True
 
     def standing(self, judged: Judged) -> Standing | None:
-        """What the cell is compared by, None when there is no number."""
+        """The value that the cell is compared by, None when there is none."""
         estimate = self.estimate(judged) if self.estimate else None
         return None if estimate is None or estimate.value is None else standing(estimate)
 
@@ -118,7 +118,7 @@ def _work(judged: Judged) -> Cell:
 
 
 def _void(latency: Mapping[str, Any] | None) -> str | None:
-    """Why times are not to be compared, None when they may be."""
+    """The reason why times must not be compared, None when they may be."""
     if not latency or latency.get("p50") is None:
         return str((latency or {}).get("failed") or "not timed")
     return None if latency.get("stable") else str(latency.get("void") or UNSETTLED)
@@ -193,7 +193,7 @@ def _flow_column(metric: str) -> Column:
 
 
 def in_order(names: Set[str]) -> list[str]:
-    """Names of metrics that have a column: those of the listing in its order, then those that nobody described."""
+    """Names of metrics that have a column: those of the metric table in its order, then metrics unknown to it."""
     return [name for name in METRICS if name in names and metric_info(name).column] + sorted(names - set(METRICS))
 
 

@@ -1,4 +1,4 @@
-"""Entries that are one and the same: one row with its other names, for a copy is no second method and would pass for a second place."""
+"""Duplicate entries: shown as one row with all names, because a copy is no second method and must not take a second place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fmbench.records.result import Result
 SAME = 1e-4
 """Relative difference up to which two values of the same weights are the same: samples differ in their last bits between machines."""
 NAMES = 6
-"""Names that a row shows; of more it says how many."""
+"""Names that a row shows; further ones are counted."""
 
 
 class Candidate(NamedTuple):
@@ -23,7 +23,7 @@ class Candidate(NamedTuple):
 
 
 def _marks(one: Candidate) -> Iterator[Hashable]:
-    """What makes an entry the same as another: the weights, or the samples of every sampler."""
+    """The keys that identify copies of an entry: its weights, and the samples of every sampler."""
     weights = one.result.model.get("weights_sha256")
     if weights is not None:
         yield one.division, "weights", weights
@@ -33,10 +33,10 @@ def _marks(one: Candidate) -> Iterator[Hashable]:
 
 
 def copies(candidates: Sequence[Candidate]) -> list[list[int]]:
-    """Indices of the candidates, those that are one and the same together, each set and the sets in the order of the names.
+    """Indices of the candidates grouped into sets of copies; each set, and the sets, in the order of the names.
 
-    The same are entries of one division with the same samples for every sampler, or with the same weights and the same value: a method may be
-    another way to use the weights of somebody else.
+    Copies are entries of one division with the same samples for every sampler, or with the same weights and the same value: the value is
+    compared because a method may use the weights of another entry in a different way.
     """
     groups: dict[int, list[int]] = {}
     owner: dict[Hashable, int] = {}

@@ -19,7 +19,7 @@ LATENCY = ("p50", "low", "high", "p95", "cpu", "throughput")
 
 
 def guard(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: a quote goes before a leading ``= + - @``."""
+    """The text with a quote before a leading ``= + - @``, so that spreadsheets do not read it as a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 

@@ -1,4 +1,4 @@
-"""Every result of a table in its place: anchor, ranked in its division, or not ranked and why."""
+"""The classification of a table's results: anchor, ranked in its division, or not ranked with the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUPS = ("anchor", *DIVISIONS, "unranked")
 
 @dataclass
 class Judged:
-    """A result in its place.
+    """A result with its group, rank and place in a table.
 
     Attributes:
         result: the result.
@@ -49,7 +49,7 @@ class Judged:
 
 
 def metric_info(name: str) -> Metric:
-    """What is known about a metric; a metric of somebody's own is called by its name and ranks nobody."""
+    """The :class:`Metric` of a name; an unknown metric is labelled by its name and has no better side, so that it cannot rank."""
     return known_metric(name) or Metric(
         clean(name), "", "neither", "samples", (), "as the result says", "Not described by this version.", ""
     )
@@ -95,7 +95,7 @@ class Family:
 
 
 def families(judged: Sequence[Judged], standing_of: Callable[[Judged], Standing | None]) -> Iterator[Family]:
-    """The families of a table by a number, in the order of the divisions, networks first; entries without that number are in none."""
+    """The families of a table for one metric, in the order of the divisions, networks first; entries without a value are in none."""
     found: dict[tuple[str, bool], list[tuple[int, Standing]]] = {}
     for index, j in enumerate(judged):
         mine = standing_of(j) if j.group in DIVISIONS else None
@@ -115,7 +115,7 @@ def _named(judged: Sequence[Judged]) -> None:
 
 
 def _merged(judged: Sequence[Judged]) -> list[Judged]:
-    """One of each set of copies, called by all their names."""
+    """One result of each set of copies, labelled with all their names."""
     ranked = [j for j in judged if j.group in DIVISIONS]
     kept = [j for j in judged if j.group not in DIVISIONS]
     for indices in copies([Candidate(j.result, j.group, j.value) for j in ranked]):
@@ -128,7 +128,7 @@ def _merged(judged: Sequence[Judged]) -> list[Judged]:
 def judge(
     results: Sequence[Result], primary: str, budget: int, samplers: Sequence[Sampler] = ()
 ) -> tuple[list[Judged], list[tuple[Family, Ranks]]]:
-    """Every result in its place, in the order of the table: anchors, each division by value, what is not ranked; and how it was ranked."""
+    """All results, judged and in the order of the table (anchors, each division by value, unranked), with the rankings of the divisions."""
     judged = [_place(result, primary, budget) for result in results]
     _named(judged)
     judged = _merged(judged)

@@ -1,4 +1,4 @@
-"""Tables as Markdown, for ``leaderboard/README.md``. Whatever comes from a result is shown as text, never as markup."""
+"""Tables as Markdown, for ``leaderboard/README.md``. Text from results is escaped, never interpreted as markup."""
 
 from __future__ import annotations
 

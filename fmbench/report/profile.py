@@ -1,4 +1,4 @@
-"""Where the time of evaluations went, as a table: the harness reports itself."""
+"""A table of the time that evaluations spent in each phase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LESSER = ("trial", "cost")
 """Phases that are counted as other where a terminal is narrower than :data:`WIDE`."""
 WIDE = 110
 NEEDED = ("sampling", "features")
-"""Phases that no harness can do without."""
+"""Phases that any harness needs."""
 
 
 def times(result: Result) -> dict[str, float]:
@@ -27,10 +27,10 @@ def times(result: Result) -> dict[str, float]:
 
 
 def profile(results: Sequence[Result], lesser: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Titles and rows of the table: seconds by phase of every result, and of all; and how many times what is needed all of it is.
+    """Titles and rows of the table: seconds by phase for every result and in total, and the ratio of the total to the needed phases.
 
-    Phases named in ``lesser`` are counted as other. That ratio is the whole by sampling and features; it has no value for real samples, which
-    nobody samples here.
+    Phases named in ``lesser`` are counted as other. The needed phases are sampling and features; the ratio is empty for real samples, which
+    are not sampled by a model.
     """
     found = {str(result.model["name"]): times(result) for result in results}
     for one in found.values():

@@ -1,4 +1,4 @@
-"""Who is ranked where: the rule of the protocol, and the row an entry is judged by."""
+"""Ranking: the rule of the protocol, the division of an entry, and the row it is judged by."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fmbench.storage.bundled import data_folder
 from fmbench.storage.readers import read_toml
 
 DECLARED = ("closed", "open")
-"""What a recipe can say."""
+"""Divisions that a recipe can declare."""
 CONDITIONAL = " conditional"
 DIVISIONS = tuple(name + labels for labels in ("", CONDITIONAL) for name in DECLARED)
-"""What is ranked apart: an entry that is told the class of every sample never competes with one that is not."""
+"""Divisions that are ranked separately: entries given the class of every sample never compete with those that are not."""
 OF_THE_NET = ("network", "guidance", "gradient")
 """Purposes of evaluations of the task's network: forward, once more to guide it, backward."""
 PRIMARY = {"vector": "wasserstein2", "image": "frechet_distance"}
@@ -59,7 +59,7 @@ def anchor(result: Result) -> str | None:
 
 
 def unranked_reason(result: Result) -> str | None:
-    """Why a result takes no part in the ranking whatever its numbers are; None when it does."""
+    """The reason why a result is excluded from the ranking whatever its values; None when it is not."""
     if not result.ranked:
         return "; ".join(result.unranked_because) or "marked as not ranked by the run that made it"
     if result.model.get("division") not in DECLARED:
@@ -80,9 +80,9 @@ def applies(row: Row) -> bool:
 
 
 def mflop_of(result: Result, row: Row) -> float | None:
-    """Millions of floating-point operations per sample; None where nobody counted.
+    """Millions of floating-point operations per sample; None where not counted.
 
-    For a row that does not say they are its evaluations times the operations of one, which the cost of a result has: the same for a model
+    For a row without the count, its evaluations times the operations of one evaluation from the cost of the result: the same for a model
     of one network.
     """
     if row.mflop is not None:
@@ -95,7 +95,7 @@ def rank_row(result: Result, budget: int) -> Row | None:
     """The row an entry is judged by: the one with the most operations per sample within the budget, the first of the protocol of several.
 
     The budget is of evaluations: in the closed division those of the task's network (:data:`OF_THE_NET`), whose heads and decoders are small
-    and shared, elsewhere those of all networks. Solvers that choose their steps are left out: nobody could have asked for a budget. A
+    and shared, elsewhere those of all networks. Solvers that choose their steps are left out: they cannot be given a budget. A
     failed row counts as if it had taken one evaluation a step, so that an entry is not judged by what it does with less. What a row scores
     plays no part.
     """

@@ -1,6 +1,6 @@
-"""Result files come from anyone: every one below a folder that can be believed, and one line for everything that cannot.
+"""Reading of untrusted result files: every valid one below a folder, and one line for each other file.
 
-The names in a file become file names and headings, so it must be in the place that they say: ``<benchmark>/<task>/<entry>.json``. Links are
+The names in a file become file names and headings, so its path must match them: ``<benchmark>/<task>/<entry>.json``. Links are
 not followed, pipes and devices are not opened.
 """
 
@@ -20,14 +20,14 @@ DEPTH = 3
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds: results in the order of their paths, and one line for each thing left out, which names it."""
+    """The results in a folder in the order of their paths, and one line naming each file left out."""
 
     results: list[Result]
     problems: list[str]
 
 
 def _problem(entry: os.DirEntry[str], depth: int) -> str | None:
-    """Why something in a folder of results is not one, nor a folder of them; None when it may be."""
+    """The reason why a path can be neither a result nor a folder of results; None when it can."""
     folder = entry.is_dir(follow_symlinks=False)
     if entry.is_symlink():
         return "is a symbolic link, which is not followed"
@@ -43,7 +43,7 @@ def _problem(entry: os.DirEntry[str], depth: int) -> str | None:
 
 
 def _scan(folder: Path, problems: list[str], depth: int = 1) -> Iterator[Path]:
-    """Files that may be results, in order; what else is there goes to ``problems``, but for files that have nothing to do with JSON."""
+    """Files that may be results, in order; others are added to ``problems``, except files that are not JSON."""
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -70,8 +70,8 @@ def printable(text: str) -> str:
 def read_result(path: Path, folder: Path) -> Result:
     """Read ``folder/<benchmark>/<task>/<entry>.json``.
 
-    Raises FileNotFoundError, or ValueError in one line that names the file, when :func:`fmbench.records.result.read` does or when it says to
-    be another result than its place says.
+    Raises FileNotFoundError, or ValueError in one line that names the file, when :func:`fmbench.records.result.read` does or when the names
+    in the file differ from its path.
     """
     found = result.read(path)
     place = (found.benchmark["name"], found.task["name"], f"{found.entry}.json")
@@ -81,7 +81,7 @@ def read_result(path: Path, folder: Path) -> Result:
 
 
 def read_results(folder: Path) -> Found:
-    """All results below a folder. One that is bad, or anything else that is not in its place, is a problem and stops nothing."""
+    """All valid results below a folder; a file that is invalid or misplaced is reported as a problem and left out."""
     results, problems = [], []
     for path in _scan(folder, problems):
         try:

@@ -1,4 +1,4 @@
-"""The samplers of a table: which there are, what they are called, and the row an entry has for each."""
+"""The samplers of a table, their labels, and the row of an entry for each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def labels_of(samplers: Sequence[Sampler]) -> dict[Sampler, str]:
 
 
 def unsampled_row(result: Result) -> Row | None:
-    """The row of samples that no solver made, real ones say."""
+    """The row of samples that were not drawn by a solver, such as real ones."""
     return next((row for row in result.rows if row.solver == UNSAMPLED), None)
 
 

@@ -1,4 +1,4 @@
-"""Tables as one HTML file that needs nothing else and trusts nothing in it.
+"""Tables as one self-contained HTML file, with all content escaped.
 
 The data stand in the page as JSON in which ``<``, ``>`` and ``&`` are escaped, and the script of the template builds
 the page from text nodes only. The content security policy allows that one script and style sheet by their hashes and no
@@ -23,7 +23,7 @@ PLACEHOLDER = re.compile(r"\{\{(policy|data)\}\}")
 
 
 def embed(content: Any) -> str:
-    """JSON that cannot end the script element it stands in. Raises ValueError for NaN and infinity."""
+    """JSON escaped for use inside a script element. Raises ValueError for NaN and infinity."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -37,7 +37,7 @@ def _cell(cell: Cell) -> list[Any]:
 
 
 def table_data(table: Table) -> dict[str, Any]:
-    """What the page needs of a table, as plain data."""
+    """A table as plain data for the page."""
     key = table.key
     return {
         "id": f"{key.benchmark}/{key.task}/{key.sha256[:12]}/{key.task_version}",

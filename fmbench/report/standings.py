@@ -1,4 +1,4 @@
-"""What each entry of a division is compared by, and the ranks that follow.
+"""The values that entries of a division are compared by, and the ranks that follow.
 
 Raw values decide, not the summary beside them: the value of every evaluation seed, or with one seed the values with one of 20 groups of rows
 left out. Without them the stated intervals are compared, as if nothing were shared, which errs towards "not separated". The rule is that of
@@ -32,7 +32,7 @@ NETWORK = "network"
 
 @dataclass(frozen=True)
 class Standing:
-    """What an entry is compared by.
+    """The values that an entry is compared by.
 
     Attributes:
         value: what it is ordered by: the mean of the raw values of seeds, else the stated value.
@@ -48,18 +48,18 @@ class Standing:
 
     @property
     def claim(self) -> str:
-        """What a rank says something about: ``network``, or ``method, mean of 5 trainings``."""
+        """The subject of a rank: ``network``, or ``method, mean of 5 trainings``."""
         count = 1 if self.units is None else len(self.units)
         return NETWORK if count < METHOD else f"method, mean of {count} trainings"
 
     @property
     def kind(self) -> tuple[bool, int]:
-        """What must be the same for two entries to be compared unit by unit."""
+        """The key that two entries must share to be compared unit by unit."""
         return self.groups, 0 if self.units is None else self.units.shape[-1]
 
 
 def is_network(of: Standing) -> bool:
-    """Whether a rank says something about these weights, not about their method: there are one or two trainings."""
+    """Whether a rank is about these weights and not their method: there are one or two trainings."""
     return of.claim == NETWORK
 
 
@@ -68,8 +68,8 @@ class Ranks:
     """The ranks of some entries, in the order they were given in.
 
     Attributes:
-        lowest: 1 + the number of entries that are better beyond doubt.
-        highest: their number less those that are worse beyond doubt.
+        lowest: 1 + the number of entries that are significantly better.
+        highest: the number of entries minus those that are significantly worse.
         facts: rule, scale, units, number of pairs and of separated ones, prior and degrees, and p-values of the pairs.
     """
 
@@ -98,7 +98,7 @@ def standing(estimate: Estimate) -> Standing:
 
 
 def incomplete(of: Standing) -> str | None:
-    """Why an entry cannot be compared by its raw values; None when it can, or has none."""
+    """The reason why an entry cannot be compared by its raw values; None when it can, or has none."""
     if of.units is None or not of.groups:
         return None
     whole, without = of.value, of.units.mean(0)

@@ -18,7 +18,7 @@ from fmbench.report.standings import compare
 
 
 class TableKey(NamedTuple):
-    """What results must share to stand in one table: other protocols or task versions give other numbers."""
+    """The key that results of one table share; other protocols or task versions give other values."""
 
     benchmark: str
     version: str
@@ -28,7 +28,7 @@ class TableKey(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Why something is not there: the entry, the columns or sampler, the reason."""
+    """A note on missing values: the entry, the columns or sampler, the reason."""
 
     entry: str
     where: str
@@ -59,7 +59,7 @@ class Ranking:
     facts: Mapping[str, Any]
 
     def line(self) -> str:
-        """In words: how many pairs are separated, and by what they were compared."""
+        """The ranking in words: how many pairs are separated, and what was compared."""
         facts = self.facts
         how = "stated intervals, unpaired"
         if facts["paired"]:
@@ -92,7 +92,7 @@ class Table:
         columns, rows: the body; columns whose ``metric`` is another than the primary are shown on demand.
         failures: samplers that failed and entries that are not ranked, with the reason.
         samples: least and largest n behind the primary metric.
-        devices: what the runs were made on.
+        devices: the devices of the runs.
         seeds: numbers of evaluation seeds.
         rankings: how each division was ranked.
     """
@@ -115,7 +115,7 @@ class Table:
         return [i for i, column in enumerate(self.columns) if column.metric in wanted]
 
     def gaps(self, metric: str | None = None) -> list[Note]:
-        """Why cells of that view hold no number, the columns of one entry with the same reason together."""
+        """Notes on cells of that view without a value, the columns of one entry with the same reason together."""
         notes = []
         for row in self.rows:
             reasons: dict[str, list[str]] = {}

@@ -1,1 +1,1 @@
-"""What a set of numbers says: intervals, moments, comparisons."""
+"""Statistics of sets of values: intervals, moments, comparisons."""

@@ -31,7 +31,7 @@ _FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of every pair.
+    """Test statistics of every pair.
 
     Attributes:
         t: (..., m) absolute difference in standard errors.
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Trainings:
-    """What the trainings of k entries say, as :func:`method` needs it.
+    """Summary of the trainings of k entries, the input of :func:`method`.
 
     Attributes:
         units: (..., k, n) means over trainings for every unit.
@@ -259,7 +259,7 @@ def holm(evidence: Evidence, alpha: float = ALPHA) -> np.ndarray:
 
 
 def lower_and_higher(values: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For every entry, how many others are lower and how many higher beyond doubt: (..., k), (..., m) -> twice (..., k)."""
+    """Number of entries significantly lower, and number significantly higher, than each entry: (..., k), (..., m) -> twice (..., k)."""
     k = values.shape[-1]
     lower, higher = (np.zeros(values.shape, dtype=np.int64) for _ in range(2))
     for i, place in rows(k):

@@ -1,4 +1,4 @@
-"""How values become estimates with a 95 % interval: means, shares, the jackknife, evaluation seeds."""
+"""Estimates with a 95 % interval: means, shares, the jackknife, evaluation seeds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SMALL, _LARGE = 1e-140, 1e140
 
 
 def enclosing(value: float, low: float, high: float, bounds: Range = UNBOUNDED) -> tuple[float, float] | None:
-    """The interval ``[low, high]``, widened to hold ``value`` and cut to what the quantity can be; None where an end is not finite.
+    """The interval ``[low, high]``, widened to contain ``value`` and clipped to ``bounds``; None where an end is not finite.
 
-    Every interval of the package is made here: no end leaves ``bounds``, no value its own interval, neither by rounding nor by a bias
-    correction. Cutting loses no coverage, because the quantity itself lies within its bounds.
+    Every interval of the package is built here, so that no end leaves ``bounds`` and no value lies outside its interval, by rounding or
+    by a bias correction. Clipping loses no coverage, because the quantity itself lies within its bounds.
     """
     low, high = max(min(low, value), bounds[0]), min(max(high, value), bounds[1])
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
@@ -131,7 +131,7 @@ def jackknife_error(partial: np.ndarray) -> float:
 
 
 def deletions(n: int, m: int | None = None, groups: int = GROUPS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Masks of what is kept when each group is left out: pairs of (n,) and (m,) booleans; none when groups are too few.
+    """Masks of the rows that remain when each group is left out: pairs of (n,) and (m,) booleans; none when groups are too few.
 
     Groups are interleaved, row ``i`` in group ``i mod groups``, so that they are exchangeable whatever the order, and every metric of
     every entry leaves the same rows out: row ``i`` of a seed has the same noise for all, so that such values can be compared in pairs.
@@ -168,7 +168,7 @@ def jackknife_estimate(
 def squared_interval(
     value: float, partial: np.ndarray, offset: float = 0.0, bounds: Range = UNBOUNDED
 ) -> tuple[float, float] | None:
-    """95 % jackknife interval of a squared discrepancy, made on the scale of the discrepancy itself.
+    """95 % jackknife interval of a squared discrepancy, computed on the scale of the discrepancy itself.
 
     A squared distance is skewed and its spread grows with it, so that symmetric intervals lie too low; its root is
     nearly normal with a constant spread. The interval ``[(r - h)^2 - offset, (r + h)^2 - offset]`` with

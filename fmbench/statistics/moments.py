@@ -1,4 +1,4 @@
-"""Mean and covariance of samples, a block at a time, and of what is left when one group after the other is left out."""
+"""Mean and covariance of samples, computed in blocks, and of the samples without each group in turn."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Moments:
 
 
 def without_each(x: np.ndarray, groups: Sequence[np.ndarray], rest: Moments | None = None) -> Iterator[Moments]:
-    """Moments of (n, d) samples with one group after the other left out, in the order of ``groups``.
+    """Moments of (n, d) samples without each group in turn, in the order of ``groups``.
 
     Sums of what stays, never differences: the groups are halved, and each half is added to what the other half starts from. That looks at
     every sample ``log2 G`` times and holds as many moments.

@@ -1,4 +1,4 @@
-"""What every function on sets of points takes: two finite (n, d) arrays, or one line that says what is wrong with them."""
+"""Checks of sets of points: two finite (n, d) arrays, or an error in one line."""
 
 from __future__ import annotations
 

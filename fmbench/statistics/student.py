@@ -1,4 +1,4 @@
-"""Student's t, of which every interval over few repetitions needs one number."""
+"""The quantile of Student's t for intervals over few repetitions."""
 
 from __future__ import annotations
 
