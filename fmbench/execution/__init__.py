@@ -1,1 +1,1 @@
-"""How work is carried out: foreign code kept apart from everything else."""
+"""Execution of work: foreign code isolated from the rest of the process."""

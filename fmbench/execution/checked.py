@@ -1,6 +1,6 @@
-"""What foreign code hands back, checked: a velocity or a sample is a real tensor of exactly the shape and place of its argument.
+"""Checks of what foreign code returns: a velocity or a sample is a real tensor of exactly the shape and device of its argument.
 
-Anything else would broadcast in silence and be measured as something that it is not.
+Anything else would broadcast silently and give wrong measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fmbench.shapes import Points, Times, Velocity
 
 
 def _kind(found: Any) -> str | None:
-    """What is no dense real floating tensor, in words; None for one that is."""
+    """The reason why a value is no dense real floating tensor; None for one that is."""
     if not isinstance(found, Tensor):
         return f"is of type {type(found).__name__}; return a tensor"
     if found.layout != torch.strided or found.is_nested:
@@ -26,9 +26,9 @@ def _kind(found: Any) -> str | None:
 
 
 def checked_points(found: Any, x: Points, what: str = "velocity") -> Points:
-    """``found``, when it can stand for points like ``x``: a dense real floating tensor of exactly its shape on its device.
+    """``found`` checked as points like ``x``: a dense real floating tensor of exactly its shape on its device.
 
-    Another floating precision is converted to that of ``x``; a graph of gradients that was built where none is wanted is left behind.
+    Another floating precision is converted to that of ``x``; the result is detached where gradients are off.
     Raises ValueError in one line, which calls it ``what``, for anything else.
     """
     if (wrong := _kind(found)) is not None:
@@ -64,7 +64,7 @@ def checked_field(velocity: Velocity) -> Velocity:
 
 
 def guarded_field(velocity: Velocity, derivatives: bool = True) -> Velocity:
-    """The same field for code that goes on with its values: checked, its failures one line, its changes of the process undone each time.
+    """The field, checked: each call raises one line on failure, and changes that it makes to the process are undone.
 
     Raises ForeignError, also when it is differentiated and ``derivatives`` says that it cannot be.
     """

@@ -1,6 +1,6 @@
-"""One function over many orders: the interface that the harness uses, and the executor that stays in this process.
+"""The interface to map one function over many orders, and the executor that runs in this process.
 
-An order is plain data (what JSON can say), and so is what the function gives back: nothing is pickled, and an order can travel to another
+An order is plain data (representable in JSON), and so is its result: nothing is pickled, and an order can travel to another
 process, machine or day. An executor for a cluster is one more class with ``workers``, ``map`` and ``with``.
 """
 
@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from fmbench.execution.foreign import said
 
 Report = Callable[..., None]
-"""Takes the news of a function at work: plain data."""
+"""Receives progress reports of a function, plain data."""
 Work = Callable[[Any, Report], Any]
-"""A function of a module: (order, report) -> plain data. What it raises as ValueError is said of its order; anything else ends the map."""
+"""A function of a module: (order, report) -> plain data. A ValueError becomes the error of its order; other exceptions end the map."""
 
 
 def nothing(*news: Any) -> None:
@@ -24,12 +24,12 @@ def nothing(*news: Any) -> None:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an order.
+    """The outcome of an order.
 
     Attributes:
         value: what the function returned.
         error: one line where it refused or failed; None otherwise.
-        died: whether its process ended before it could say more.
+        died: whether its process ended before it answered.
     """
 
     value: Any = None
@@ -48,7 +48,7 @@ class Executor(Protocol):
     def map(
         self, function: Work, orders: Sequence[Any], report: Report = nothing, finished: Report = nothing
     ) -> list[Done]:
-        """What became of every order, in their order.
+        """The outcomes of all orders, in their order.
 
         ``report`` gets what the function reports, ``finished`` the number of orders that are done, each time one more is. An order whose
         function raises ValueError or FileNotFoundError, or whose process dies, is :class:`Done` with the reason, and the others go on.
@@ -58,7 +58,7 @@ class Executor(Protocol):
 
 
 def attempted(function: Work, order: Any, report: Report) -> Done:
-    """What becomes of an order in this process."""
+    """The outcome of an order carried out in this process."""
     try:
         return Done(function(order, report))
     except (ValueError, FileNotFoundError) as error:
@@ -88,7 +88,7 @@ class Here:
 
 
 def usable_threads() -> int:
-    """Threads that torch computes with here: the cores of the machine, or less where OMP_NUM_THREADS or the caller says so."""
+    """Number of threads that torch uses: the cores of the machine, or fewer as set by OMP_NUM_THREADS or the caller."""
     import torch
 
     return torch.get_num_threads()

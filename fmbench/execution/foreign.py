@@ -1,4 +1,4 @@
-"""Code from outside (models, method files, plug-ins) may raise anything and change any state of the process: neither gets further."""
+"""Isolation of code from outside (models, method files, plug-ins), which may raise anything and change any state of the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ForeignError", "foreign", "isolated", "said", "steady"]
 LONGEST = 500
 """Characters of a message that are shown: some errors carry the whole input."""
 log = logging.getLogger(__name__)
-"""Says at level DEBUG, with the traceback, what became one line; ``--debug`` shows it."""
+"""Logs, at level DEBUG, the traceback of every error reduced to one line; ``--debug`` shows it."""
 
 
 class ForeignError(ValueError):
@@ -21,7 +21,7 @@ class ForeignError(ValueError):
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether fmbench itself raised a ValueError, whose message is made for its reader."""
+    """Whether an error is a ValueError raised by fmbench itself, whose message is shown as it is."""
     if isinstance(error, ForeignError):
         return True
     trace = error.__traceback__
@@ -32,7 +32,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """An error as one printable line: the words of fmbench's own refusals, else the type and what it says. Never raises."""
+    """An error as one printable line: the message of fmbench's own errors, else type and message. Never raises."""
     try:
         text = first_line(error) if _is_refusal(error) else one_line(error)
     except BaseException:  # str() of a foreign error is foreign code too
@@ -43,10 +43,10 @@ def said(error: BaseException) -> str:
 
 @contextmanager
 def foreign(what: str = "") -> Iterator[None]:
-    """Inside, whatever is raised becomes a :class:`ForeignError` of one line, after ``what`` and a colon where given.
+    """Context in which any exception becomes a :class:`ForeignError` of one line, after ``what`` and a colon where given.
 
-    KeyboardInterrupt alone passes: a model that calls ``sys.exit`` or runs out of memory must not end the run of the others. What fmbench
-    itself refuses, and a ForeignError from deeper inside, keep their words.
+    Only KeyboardInterrupt passes: a model that calls ``sys.exit`` or runs out of memory must not end the run of the others. Errors of fmbench
+    itself, and a ForeignError from deeper inside, keep their message.
     """
     try:
         yield

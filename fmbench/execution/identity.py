@@ -23,7 +23,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 class Unidentified(ValueError):
-    """Something that two runs could not tell apart or could not find again."""
+    """A value that has no identity that could be reproduced in another run."""
 
 
 @functools.cache
@@ -96,7 +96,7 @@ class _Digest:
                 self.module(inner)
 
     def value(self, value: Any) -> None:
-        """Anything a function may reach."""
+        """Any value that a function may reach."""
         if isinstance(value, PLAIN):
             self.say(type(value).__name__, value)
             return
@@ -175,7 +175,7 @@ class _Digest:
                 self.say(constant)
 
     def object(self, value: Any) -> None:
-        """An instance: arrays by their bytes, everything else by its class and what a copy of it would be made of."""
+        """An instance: arrays by their bytes, everything else by its class and the state that a copy would have."""
         import numpy as np
         import torch
 
@@ -198,7 +198,7 @@ class _Digest:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """Names that a function and those inside it read."""
+    """Names that a function and its nested functions read."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -1,4 +1,4 @@
-"""What of the process a model may change while it runs, and how it is put back: nothing of one model reaches the scores of the next."""
+"""Restoring the process state that a model may change while it runs, so that one model cannot affect the scores of the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 Part = tuple[Callable[[], Any], Callable[[Any], Any]]
-"""How a part of the state is read, and how a value read before is put back."""
+"""Functions to read a part of the state, and to restore a value read before."""
 
 
 def _attribute(owner: Any, name: str) -> Part:
@@ -44,13 +44,13 @@ def _pop(pop: Callable[[], Any], count: Callable[[], int], depth: int) -> None:
 
 
 def _flushes_denormals() -> bool:
-    """Whether the processor takes the smallest numbers for zero; Python's floats tell, for they run on the same unit."""
+    """Whether the processor flushes denormals to zero; tested with Python floats, which use the same unit."""
     return float("5e-324") * 1.0 == 0.0
 
 
 @cache
 def numerics() -> Sequence[Part]:
-    """What changes the result of a computation in torch or NumPy, or the precision and order in which it is made."""
+    """Settings that change the result of a computation in torch or NumPy, or its precision and order."""
     import numpy as np
     import torch
     from torch.nn.modules import module
@@ -70,7 +70,7 @@ def numerics() -> Sequence[Part]:
         return torch.autocast_decrement_nesting()
 
     def leave(depth: int) -> None:
-        """Cast weights are kept until the outermost autocast is left: one never left would serve them to the next model."""
+        """Leave autocast contexts deeper than ``depth``; cast weights are cached until the outermost ends, and would reach the next model."""
         while nesting() > depth:
             torch.autocast_decrement_nesting()
         if depth == 0:
@@ -127,7 +127,7 @@ def _names() -> Part:
 
 
 def _plotting() -> Sequence[Part]:
-    """The settings of matplotlib, when somebody has loaded it."""
+    """The settings of matplotlib, when it has been imported."""
     plots = sys.modules.get("matplotlib")
     return (_table(plots.rcParams),) if plots is not None and hasattr(plots, "rcParams") else ()
 
@@ -143,7 +143,7 @@ def _accelerators() -> Sequence[Part]:
 
 
 def surroundings() -> Sequence[Part]:
-    """Everything else of the process that outlives a call: variables, streams, generators, limits, handlers."""
+    """All other process state that outlives a call: variables, streams, generators, limits, handlers."""
     import numpy as np
 
     main = threading.current_thread() is threading.main_thread()
@@ -218,7 +218,7 @@ def _folder_kept() -> Iterator[None]:
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """Afterwards torch and NumPy compute as before: dtype, device, threads, gradients, precision, hooks on all modules.
+    """Context that restores the settings of torch and NumPy: dtype, device, threads, gradients, precision, hooks on all modules.
 
     For every single call of a field with whose values other code goes on; costs some twenty microseconds.
     """
@@ -228,9 +228,9 @@ def steady() -> Iterator[None]:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Afterwards the process is as it was before: what one model sets must not reach the scores of the next.
+    """Context that restores the process state, so that the settings of one model cannot affect the scores of the next.
 
-    Put back is what :func:`steady` does, and beyond it the global generators of torch, NumPy and Python, the working directory, environment
+    Restored are the settings of :func:`steady`, the global generators of torch, NumPy and Python, the working directory, environment
     variables, ``sys.path`` and ``sys.argv``, standard streams, built-in names, signal handlers, limits, locale, print options, logging
     levels and the filters of warnings. Functions of other modules that were replaced stay replaced.
     """

@@ -1,4 +1,4 @@
-"""Looking at every operator of torch, without the imports that torch's compiler would need."""
+"""Interception of every torch operator, without the imports that torch's compiler would need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OperatorMode(TorchDispatchMode):
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Inside, what ``torch.compile`` has made runs operator by operator; without its modules nothing has been compiled."""
+    """Context in which functions compiled by ``torch.compile`` run operator by operator; does nothing when its modules are not loaded."""
     if "torch._dynamo" not in sys.modules:
         yield
         return

@@ -1,4 +1,4 @@
-"""Orders carried out by processes of this machine: each a fresh interpreter with its own threads, so that no model meets another's.
+"""Execution of orders in processes of this machine: each a fresh interpreter with its own threads, isolated from the others.
 
 The processes are started as programs, not by ``multiprocessing``: that would import the caller's own script again in each of them, and pickle.
 """
@@ -22,9 +22,9 @@ from fmbench.execution.executor import Done, Report, Work, nothing
 from fmbench.execution.worker import INTERRUPTED
 
 GRACE = 5.0
-"""Seconds that a process has to end when it is told to, before it is killed."""
+"""Seconds that a process has to end after the request, before it is killed."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What numerical libraries read when they are loaded."""
+"""Variables that numerical libraries read when they are loaded."""
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); descriptor, debug = map(int, sys.argv[1:3]); del sys.argv[1:]; "
     "from fmbench.execution.worker import main; main(descriptor, bool(debug))"
@@ -60,7 +60,7 @@ class _Worker:
             return
 
     def answers(self) -> list[dict[str, Any]] | None:
-        """What it has said since the last time; None when it has ended."""
+        """The answers received since the last call; None when the process has ended."""
         try:
             data = self.socket.recv(1 << 16)
         except OSError:
@@ -71,7 +71,7 @@ class _Worker:
         return [json.loads(line) for line in lines]
 
     def end(self, grace: float = GRACE) -> int:
-        """Its exit code, after it has been told to end and been given ``grace`` seconds."""
+        """Close the socket, kill the process if it has not ended after ``grace`` seconds, and return its exit code."""
         self.socket.close()
         try:
             return self.process.wait(grace)
@@ -81,7 +81,7 @@ class _Worker:
 
 
 def death(code: int) -> str:
-    """What an exit code says of a process that ended before its work was done, in one line."""
+    """The meaning of the exit code of a process that ended before its work was done, in one line."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
@@ -91,7 +91,7 @@ def death(code: int) -> str:
 
 
 class _Map:
-    """One :meth:`Processes.map`: what is waiting and what was found."""
+    """The state of one :meth:`Processes.map`: waiting orders and outcomes."""
 
     def __init__(self, name: str, orders: Sequence[Any], report: Report, finished: Report) -> None:
         self.name, self.orders, self.report, self._finished = name, orders, report, finished
@@ -104,7 +104,7 @@ class _Map:
         return len(self.found) < len(self.orders)
 
     def settle(self, worker: _Worker, done: Done) -> None:
-        """Book the outcome of the order of a worker."""
+        """Record the outcome of the order of a worker."""
         assert worker.order is not None
         self.found[worker.order] = done
         worker.order = None
@@ -169,7 +169,7 @@ class Processes:
         return [work.found[index] for index in range(len(orders))]
 
     def _hear(self, work: _Map) -> None:
-        """Wait until a process has something to say, and act on it."""
+        """Wait for the answer of a process, and act on it."""
         busy = {worker.socket: worker for worker in self._workers if worker.order is not None}
         for worker in [busy[link] for link in wait(list(busy)) if isinstance(link, socket.socket)]:
             answers = worker.answers()
@@ -191,7 +191,7 @@ class Processes:
             worker.give(index, work.name, work.orders[index])
 
     def _bury(self, worker: _Worker, work: _Map) -> None:
-        """Book the death of a process. Raises RuntimeError for one that never came to life, KeyboardInterrupt for one interrupted."""
+        """Record the death of a process. Raises RuntimeError for one that never started, KeyboardInterrupt for one interrupted."""
         self._workers.remove(worker)
         code = worker.end()
         if code in (INTERRUPTED, -signal.SIGINT):

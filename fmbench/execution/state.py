@@ -1,4 +1,4 @@
-"""What a module holds, as one hash."""
+"""The hash of a module's state."""
 
 from __future__ import annotations
 

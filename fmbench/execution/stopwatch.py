@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by phase, so that a program can report itself."""
+"""Measurement of time by phase, in seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def _turn(self) -> None:
-        """Book what has passed since the last turn on the innermost phase."""
+        """Add the time since the last turn to the innermost phase."""
         now = self._clock()
         if self._open:
             self.seconds[self._open[-1]] += now - self._last
@@ -41,5 +41,5 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since it was made, inside phases and between them."""
+        """Seconds since the stopwatch was created, inside and between phases."""
         return self._clock() - self._began

@@ -33,7 +33,7 @@ class _Link:
         self._lock = threading.Lock()
 
     def send(self, **answer: Any) -> None:
-        """Send one answer. Raises KeyboardInterrupt when nobody is there to take it."""
+        """Send one answer. Raises KeyboardInterrupt when the other end is closed."""
         line = json.dumps(answer, allow_nan=False).encode() + b"\n"
         try:
             with self._lock:
@@ -42,7 +42,7 @@ class _Link:
             raise KeyboardInterrupt from None
 
     def listen(self) -> None:
-        """Queue the orders as they come, and interrupt the work when there is nobody any more who waits for it."""
+        """Queue incoming orders, and interrupt the work when the other end closes."""
         try:
             with self.connection.makefile("r") as lines:
                 for line in lines:
@@ -72,7 +72,7 @@ def _function(name: str) -> Any:
 
 
 def _answer(message: dict[str, Any], report: Report) -> dict[str, Any]:
-    """What an order came to."""
+    """The answer to an order: its value or its error."""
     try:
         done = attempted(_function(message["call"]), message["order"], report)
         json.dumps(done.value, allow_nan=False)
