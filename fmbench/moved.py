@@ -1,4 +1,4 @@
-"""Modules under the names they had before version 0.2: importing one still works for this version, with a warning."""
+"""Forwarding of module names from before version 0.2: importing one still works in this version, with a warning."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOVED = {
 
 
 class _Same(Loader):
-    """Hands out a module that exists already."""
+    """Loader that returns a module that exists already."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class _Same(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing but to give it its own spec back: it ran under its new name."""
+        """Restore the module's own spec; the code ran under the new name."""
         module.__spec__ = self.own
 
 
@@ -64,7 +64,7 @@ class Moved(MetaPathFinder):
 
 
 def attribute(module: str, name: str, now: str, renamed: str | None = None) -> Any:
-    """What ``name`` of ``module`` was before it moved to the module ``now``, with a warning. For a module's ``__getattr__``."""
+    """The attribute ``name`` of ``module`` that moved to the module ``now``, with a warning. For a module's ``__getattr__``."""
     renamed = renamed or name
     warnings.warn(f"{module}.{name} is now {now}.{renamed}", DeprecationWarning, stacklevel=3)
     return getattr(importlib.import_module(now), renamed)

@@ -27,7 +27,7 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def file_class(name: str) -> tuple[str, str] | None:
-    """The two parts of ``path/to/file.py:Class``, code of the user's own; None for every other name."""
+    """The two parts of ``path/to/file.py:Class``, user code; None for every other name."""
     path, separator, kind = name.rpartition(":")
     return (path, kind) if separator and path.endswith(".py") else None
 
@@ -72,7 +72,7 @@ METHODS = Registry(
     },
 )
 TOOLS = Registry("tool", {"classifier": "fmbench.features.classifier:Classifier"})
-"""What is trained by a recipe and is no generative model: what the harness works with."""
+"""Trained by a recipe but not generative: tools of the harness."""
 NETS = Registry(
     "net",
     {
@@ -132,7 +132,7 @@ OPTIMISERS = Registry(
         "sgd": "fmbench.training.optimisers:sgd",
     },
 )
-"""What turns gradients into steps: functions (parameters, lr=, weight_decay=, **options) -> ``torch.optim.Optimizer``."""
+"""Optimisers: functions (parameters, lr=, weight_decay=, **options) -> ``torch.optim.Optimizer``."""
 REGISTRIES = {
     "methods": METHODS,
     "tasks": TASKS,
@@ -142,7 +142,7 @@ REGISTRIES = {
     "extractors": EXTRACTORS,
     "tools": TOOLS,
 }
-"""Every table of names, by what it holds: ``fmbench list`` shows each of them."""
+"""All registries by kind; ``fmbench list`` shows each of them."""
 
 
 def create(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:

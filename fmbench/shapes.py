@@ -36,7 +36,7 @@ def squared_norm(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Condition:
-    """What samples are conditioned on, one row per sample; a part that a task does not have is None.
+    """The condition of samples, one row per sample; a part that a task does not have is None.
 
     Attributes:
         labels: class indices, (batch,).
@@ -59,7 +59,7 @@ class Condition:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """The parts that are there, by name."""
+        """The parts that are not None, by name."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: part for name, part in named.items() if part is not None}
 

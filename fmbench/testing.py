@@ -1,4 +1,4 @@
-"""The conformance suite: what a method must satisfy before it is worth training. ``fmbench check`` runs it; so can any test suite."""
+"""The conformance suite, which checks a method before training. ``fmbench check`` runs it; so can any test suite."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a trained thing can do, and what that costs: evaluations are counted around the networks, never declared."""
+"""Trained generative models: their sampling interfaces, and the counting of network evaluations, which are measured, never declared."""

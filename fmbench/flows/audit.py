@@ -1,4 +1,4 @@
-"""One look at a sampler before the clock starts: does everything that costs go through the networks that are counted?"""
+"""Audit of a sampler before it is measured: checks that its expensive operations go through the counted networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARE = 0.05
 
 @dataclass
 class Audit:
-    """What one pass showed.
+    """The findings of one sampling pass.
 
     Attributes:
         inside, outside: floating-point operations in counted calls and beside them, matrix products and convolutions only, 2 per multiply-add.
@@ -34,7 +34,7 @@ class Audit:
     def require(self, declared: bool = False) -> None:
         """Raise ValueError in one line when evaluations were missed.
 
-        ``declared`` says that the flow announces work outside networks, as a closed form does; parameters are never touched unseen.
+        ``declared`` allows operations outside networks, as in a closed form; parameters must still be used inside counted calls only.
         """
         if self.touched:
             raise ValueError(
@@ -83,7 +83,7 @@ class _Watch(OperatorMode):
 
 
 def _address(tensor: Tensor) -> int:
-    """Where the memory of a tensor starts; 0 for one without memory of its own."""
+    """The memory address of a tensor; 0 for one without memory of its own."""
     try:
         return tensor.untyped_storage().data_ptr()
     except RuntimeError:
@@ -92,7 +92,7 @@ def _address(tensor: Tensor) -> int:
 
 @contextmanager
 def auditing(count: Evaluations, flow: nn.Module) -> Iterator[Audit]:
-    """Inside, watch every operator of this thread; ``count`` is that of :func:`~fmbench.flows.evaluations.counting` around it."""
+    """Context that watches every operator of this thread; ``count`` is that of :func:`~fmbench.flows.evaluations.counting` around it."""
     audit = Audit()
     owners = {_address(p): f"the parameter {name}" for name, p in flow.named_parameters() if p.numel()}
     owners.pop(0, None)

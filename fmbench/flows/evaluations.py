@@ -54,7 +54,7 @@ class Evaluations:
 
 @contextmanager
 def counted_as(purpose: str) -> Iterator[None]:
-    """Inside, calls of the network itself count for ``purpose``: the same weights may serve two ends."""
+    """Context in which calls of the network itself count for ``purpose``: the same weights may serve two purposes."""
     token = _PURPOSE.set(purpose)
     try:
         yield
@@ -76,7 +76,7 @@ def rows_of(x: Tensor) -> int:
 def batch_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], dimensions: int) -> int:
     """Rows of a call: of the first tensor with as many dimensions as the state, else of the first tensor.
 
-    Raises ValueError when a call has no tensor, so that nobody can tell how many samples it served.
+    Raises ValueError when a call has no tensor, so that its number of rows is unknown.
     """
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     if not tensors:

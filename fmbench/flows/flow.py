@@ -1,4 +1,4 @@
-"""What a trained thing can do: turn a source into data. No loss, no batches; those are a method's."""
+"""The interface of a trained generative model, which maps a source to data. Loss and batches belong to methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Flow(nn.Module, ABC):
         summary: one line for listings.
         reference: the paper.
         outside: whether work outside networks is expected, as in a closed form: an audit then lets it pass.
-        default: how it is sampled when nobody says.
+        default: the sampler used when none is given.
     """
 
     summary: ClassVar[str] = ""
@@ -44,11 +44,11 @@ class Flow(nn.Module, ABC):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Keys of :data:`CAPABILITIES`: what the harness may ask of it."""
+        """Keys of :data:`CAPABILITIES` that the flow supports."""
         return frozenset()
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """What is counted: purpose -> network, or a list or table of networks. ``net`` as the network itself unless overridden."""
+        """The networks whose evaluations are counted: purpose -> network, or a list or table of networks. ``net`` unless overridden."""
         return {"network": self.net}  # type: ignore[dict-item]
 
     def source(self, task: Task) -> Distribution:
@@ -56,7 +56,7 @@ class Flow(nn.Module, ABC):
         return task.source
 
     def accepts(self, sampler: Sampler) -> str | None:
-        """None when it can be sampled so, else the reason in one line."""
+        """None when the sampler applies to the flow, else the reason in one line."""
         if sampler.guidance == 1:
             return None
         if LABELS not in self.capabilities:
@@ -76,12 +76,12 @@ class Flow(nn.Module, ABC):
 
 
 def as_draws(given: Draws | Tensor) -> Draws:
-    """The draws, or draws whose source points are given: pairs of a teacher, a point of one's own."""
+    """The draws as given, or draws with the given source points."""
     return given if isinstance(given, Draws) else Draws.given(given)
 
 
 def lacks(flow: Flow, needed: str) -> str | None:
-    """Why a flow cannot be asked for something; None when it can."""
+    """The reason why a flow lacks a capability; None when it has it."""
     return (
         None
         if needed in flow.capabilities
@@ -90,7 +90,7 @@ def lacks(flow: Flow, needed: str) -> str | None:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the parameters or buffers of a module live, the CPU when it has none."""
+    """The device of the parameters or buffers of a module, the CPU when it has none."""
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")

@@ -1,6 +1,6 @@
 """Methods written for version 0.1: ``sample(noise, budget, labels)``, ``velocity(x, t, labels, guidance)``, ``steps_allowed``.
 
-They work for this version, with a warning that says what to write instead.
+They work in this version, with a warning that names the replacement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 
 
 def _names(function: Callable[..., Any]) -> list[str]:
-    """Names of the positional arguments after ``self``; none where they cannot be told."""
+    """Names of the positional arguments after ``self``; none where the signature is unknown."""
     try:
         return [p.name for p in inspect.signature(function).parameters.values() if p.kind in POSITIONAL][1:]
     except (TypeError, ValueError):
@@ -51,7 +51,7 @@ def _velocity(old: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def adapt(cls: type) -> None:
-    """Give a class that was written for version 0.1 the signatures of today, in place."""
+    """Adapt a class written for version 0.1 to the present signatures, in place."""
     own, written = vars(cls), []
     if "sample" in own and _names(own["sample"])[:1] in (["noise"], ["z"], ["x0"]):
         cls.sample = _sample(own["sample"])  # type: ignore[attr-defined]

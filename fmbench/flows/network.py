@@ -1,4 +1,4 @@
-"""The one way a flow calls a network: ``net(x, t)``, and by keyword what else there is, so that a time is never taken for a label."""
+"""How a flow calls a network: ``net(x, t)``, further arguments by keyword, so that a time is never taken for a label."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from fmbench.shapes import Condition, Points, Times
 
 LABELS = ("labels", "label", "y", "classes", "class_labels")
-"""What the third argument of a network was called that took labels by position, before ``cond``."""
+"""Names of the third argument of networks that took labels by position, before ``cond``."""
 
 
 @lru_cache(maxsize=256)
 def _third(kind: type) -> str | None:
-    """The name of the third argument of a network that takes no keyword ``cond``; None where it does, or where nobody can tell."""
+    """The name of the third argument of a network that takes no keyword ``cond``; None where it does, or where the signature is unknown."""
     try:
         parameters = list(inspect.signature(kind.forward).parameters.values())[1:]  # type: ignore[attr-defined]
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""One paper per file. A method says how to train (``loss``), how to sample, and what it can do; nothing else knows its name."""
+"""Methods, one paper per file. A method defines training (``loss``), sampling, and capabilities; no other code depends on its name."""
 
 from fmbench.methods.base import Batch, Method, VelocityMethod
 

@@ -1,4 +1,4 @@
-"""What every method is: something with a loss to train, that turns noise into data; if it is a velocity field, it can do more."""
+"""The base classes of methods: a generative model with a training loss; velocity fields support more metrics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BatchSource = Callable[[torch.Generator], Batch]
 
 
 class Method(Flow):
-    """How the weights of a flow are found: a generative model with a loss.
+    """A generative model with a training loss.
 
     Subclasses take the network first and their own parameters after it, typed and with defaults (they are the keys of a recipe's
     ``[method]`` table), and implement :meth:`loss`; :meth:`sample` comes from the kind of flow that they are.
@@ -71,7 +71,7 @@ class Method(Flow):
         return create("nets", net["name"], shape=task.shape, num_classes=classes, **arguments)
 
     def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
-        """Where minibatches come from: fresh source points and training data, independently paired."""
+        """The source of minibatches: fresh source points and training data, independently paired."""
 
         def source(generator: torch.Generator) -> Batch:
             x0 = task.source.sample(batch_size, generator)
@@ -86,7 +86,7 @@ class Method(Flow):
         self.net.load_state_dict(base.net.state_dict())  # type: ignore[union-attr]
 
     def diagnostics(self, task: Task) -> dict[str, float]:
-        """Figures about the trained method for its model card; none by default."""
+        """Measurements of the trained method for its model card; none by default."""
         return {}
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Method(Flow):
 
 @contextmanager
 def keyed_dropout(net: nn.Module, device: torch.device, generator: torch.Generator) -> Iterator[None]:
-    """Inside, dropout of a training ``net`` (its ``dropout`` attribute says whether it has any) is determined by ``generator``.
+    """Context in which dropout of a training ``net`` (its ``dropout`` attribute is its rate) is determined by ``generator``.
 
     torch draws dropout masks from the global generator; it is seeded here from ``generator`` and put back afterwards. A net without
     dropout, or in evaluation mode, takes nothing from either.

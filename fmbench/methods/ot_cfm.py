@@ -13,7 +13,7 @@ class OTCFM(CFM):
     """CFM on pairs re-matched by the exact optimal assignment of every minibatch under ``||x0 - x1||^2``.
 
     Labels travel with ``x1``. For conditional networks this biases the source given a class (C2OT, 2503.10636): the paper's method is
-    kept as it is.
+    implemented as published.
     """
 
     summary = "flow matching, pairs from minibatch optimal transport"

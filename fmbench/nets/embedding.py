@@ -1,4 +1,4 @@
-"""What every conditional network does with its time and its labels before its first layer."""
+"""Embedding of times and labels, shared by all networks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def labels_or_null(x: Points, cond: Condition | None, num_classes: int) -> Label
 
 
 def span(t: Times, r: Times | None, second_time: bool) -> Times | None:
-    """How far a map looks, ``t - r``, (batch,); zeros for a velocity, which looks nowhere. None for a network of one time.
+    """The time span ``t - r`` of a map, (batch,); zeros for a velocity. None for a network of one time.
 
     Raises ValueError when a network of one time is given a second.
     """

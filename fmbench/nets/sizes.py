@@ -1,4 +1,4 @@
-"""What every network checks of the sizes a recipe gives it."""
+"""Checks of the sizes in a recipe's ``[net]`` table, shared by all networks."""
 
 from __future__ import annotations
 

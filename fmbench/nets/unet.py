@@ -70,7 +70,7 @@ class Attention(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the blocks of one UNet share; the attributes are those of :class:`UNet`, ``embedding`` is the width of time and label."""
+    """Settings shared by the blocks of one UNet; attributes as in :class:`UNet`, ``embedding`` is the width of the time embedding."""
 
     embedding: int
     groups: int
@@ -181,7 +181,7 @@ class UNet(nn.Module):
             self.embed_span = nn.Sequential(nn.Linear(self.time_size, size), nn.SiLU(), nn.Linear(size, size))
 
     def _descend(self, parts: Parts, widths: list[int], blocks: int, height: int) -> list[int]:
-        """Fill the way down; the widths of what it hands over to the way up."""
+        """Build the downward path; returns the widths of its skip connections."""
         width = int(self.stem[1].out_channels)  # type: ignore[arg-type]
         skips = [width]
         for level, out in enumerate(widths):

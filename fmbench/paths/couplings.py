@@ -1,4 +1,4 @@
-"""How source and data points are paired inside a minibatch.
+"""Couplings: pairings of source and data points inside a minibatch.
 
 Every coupling returns, for a batch of ``n`` pairs, the indices ``(i, j)`` such that ``(x0[i], x1[j])`` are the new pairs; labels travel
 with ``j``. Transport problems are solved on the CPU in float64 with the squared Euclidean cost (2302.00482, algorithm 2).

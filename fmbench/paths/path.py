@@ -77,7 +77,7 @@ class TargetPath(Path):
 class BridgePath(Path):
     """Brownian bridge ``x_t ~ N((1-t) x0 + t x1, sigma^2 t (1-t) I)`` (SB-CFM, 2302.00482 eq. 21-22).
 
-    ``u = (1-2t) / (2 t (1-t)) (x_t - mu_t) + x1 - x0``. Its variance diverges like 1/t at both ends, so ``t`` is kept ``margin``
+    ``u = (1-2t) / (2 t (1-t)) (x_t - mu_t) + x1 - x0``. Its variance diverges like 1/t at both ends, so ``t`` is clamped ``margin``
     away from them.
     """
 

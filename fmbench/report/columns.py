@@ -198,7 +198,7 @@ def in_order(names: Set[str]) -> list[str]:
 
 
 def _flow_metrics(results: Sequence[Result]) -> list[str]:
-    """Those with at least one number."""
+    """Names of flow metrics with at least one value."""
     found = {name for result in results for name, estimate in result.flow.items() if estimate.value is not None}
     return in_order(found)
 

@@ -1,4 +1,4 @@
-"""What a solver is, and the stepping of explicit Runge-Kutta methods on a fixed grid (Hairer, Norsett, Wanner, II.1)."""
+"""The interface of a solver, and the stepping of explicit Runge-Kutta methods on a fixed grid (Hairer, Norsett, Wanner, II.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No solver but a name: the one pass of a bijection from its source to the data."""
+"""The sampler name ``inverse``: one pass of a bijection from its source to the data."""
 
 from __future__ import annotations
 
