@@ -1,4 +1,4 @@
-"""Zip files from anyone: how much they unpack to is bounded before anything is unpacked, and again while it is."""
+"""Reading of untrusted zip files: the unpacked size is limited before and during unpacking."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DIRECTORY = 16 * MEBIBYTE
 """Largest table of contents: 200,000 files with ordinary names have less."""
 MOST_FILES = 200_000
 FREE = 256 * MEBIBYTE
-"""What any file may unpack to."""
+"""Bytes that any file may unpack to."""
 RATIO = 200
-"""What more than that may unpack to, in sizes of the packed file: pictures and numbers reach 10, a bomb has 1,000 and more."""
+"""Largest ratio of unpacked to packed bytes beyond that: pictures and numbers reach 10, a zip bomb 1,000 and more."""
 PIECE = MEBIBYTE
 
 
 class _Careful(io.FileIO):
-    """A file that nobody reads more of at once than the largest table of contents: its size is stated by the file itself."""
+    """A file whose single reads are limited to :data:`DIRECTORY` bytes, because the size of a table of contents is stated by the file."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most :data:`DIRECTORY` bytes. Raises ValueError when more are asked for."""

@@ -1,4 +1,4 @@
-"""Arrays from files of anyone: .npy, .npz, .safetensors. Nothing is unpickled, and no header is believed that the file does not bear out."""
+"""Reading of untrusted array files: .npy, .npz, .safetensors. Nothing is unpickled, and headers are checked against the file size."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ KEYED = (".npz", ".safetensors")
 """Files of several arrays, each under a name."""
 ARRAYS = (".npy", *KEYED)
 PREFERRED = ("samples", "arr_0")
-"""Names that are taken for the samples where there are others and none was asked for."""
+"""Names that are read as samples when a file has several arrays and none was requested."""
 STATISTICS = ("mu", "sigma")
-"""Mean and covariance of features, the form in which FID tools keep a reference."""
+"""Mean and covariance of features, the form in which FID tools store a reference."""
 SPATIAL = ("mu_s", "sigma_s")
 """Statistics of other features that the reference files of guided-diffusion hold as well."""
 HEAD = 1 << 16
@@ -36,7 +36,7 @@ LISTED = 8
 
 @dataclass(frozen=True)
 class Chosen:
-    """An array and which one it is.
+    """An array of a file with its name.
 
     Attributes:
         array: as it stands in the file.
@@ -56,7 +56,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def choose(names: Sequence[str], key: str | None, where: Path, option: str = "--key") -> str:
-    """The name to read. Raises ValueError when there is a choice and none was made, or there is no such array."""
+    """The name of the array to read. Raises ValueError when there are several and none was chosen, or when it does not exist."""
     if key is None and names and set(names) <= {*STATISTICS, *SPATIAL}:
         raise ValueError(
             f"{where} holds statistics of features ({listed(names)}) and no samples; it can be a --reference only"

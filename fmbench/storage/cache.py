@@ -1,4 +1,4 @@
-"""The one folder that everything is kept in that can be fetched or computed again."""
+"""The cache folder, which holds everything that can be downloaded or computed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files fetched over HTTP on first use: resumed when a connection breaks, and under their final name only once verified."""
+"""Downloads over HTTP on first use: resumed when a connection breaks, renamed to their final name after verification."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIRROR_VARIABLE = "FMBENCH_MIRROR"
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 FRUITLESS = 3
-"""Broken connections in a row that brought nothing new before the download is given up."""
+"""Consecutive connections without new data after which a download is abandoned."""
 PIECE = 1 << 20
 
 
@@ -33,7 +33,7 @@ class RemoteFile:
     Attributes:
         filename: its name in the cache and on a mirror.
         url: its address.
-        sha256: pinned hash, None where nobody has published one.
+        sha256: pinned hash, None where none was published.
     """
 
     filename: str
@@ -48,7 +48,7 @@ class RemoteFile:
 
 
 def _explain(error: Exception, address: str, path: Path) -> OSError:
-    """One line for an answer or a connection that brought no file."""
+    """One line for a failed response or connection."""
     advice = f"set {MIRROR_VARIABLE} to a folder that has it, or put the file at {path}"
     if isinstance(error, urllib.error.HTTPError):
         return answered(error.code, address, denied=advice, gone=advice, busy=advice)
@@ -56,7 +56,7 @@ def _explain(error: Exception, address: str, path: Path) -> OSError:
 
 
 def _request(address: str, start: int) -> Any:
-    """The answer to a request for everything from byte ``start``. Raises what urllib raises."""
+    """The response to a request for all bytes from ``start``. Raises what urllib raises."""
     headers = {"User-Agent": "fmbench", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -67,7 +67,7 @@ def _request(address: str, start: int) -> Any:
 
 
 def _transfer(address: str, part: BinaryIO, advance: Callable[[int, int | None], None]) -> bool:
-    """Append what is missing to the part; whether it is complete. Raises HTTPError, or OSError when writing fails."""
+    """Append the missing bytes to the partial file; returns whether it is complete. Raises HTTPError, or OSError when writing fails."""
     start = part.seek(0, os.SEEK_END)
     with _request(address, start) as answer:
         continued = answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
@@ -88,7 +88,7 @@ def _transfer(address: str, part: BinaryIO, advance: Callable[[int, int | None],
 
 
 def _fill(address: str, path: Path, temporary: Path) -> None:
-    """Bring the temporary file to its full length, over as many connections as bring something new."""
+    """Complete the temporary file, with new connections as long as each brings new bytes."""
     fruitless = 0
     with progress_bars() as progress, temporary.open("ab") as part:
         bar = progress.add_task(f"download {path.name}", total=None)

@@ -1,4 +1,4 @@
-"""One line for what fails between this machine, its disk and the network: downloads and caches say it in the same words."""
+"""Messages in one line for failures of disk and network, shared by downloads and caches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fmbench.storage.readers import first_line
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space left, quota reached, file larger than the file system or the limits of the process allow."""
 DEEPEST = 32
-"""Errors behind an error that are looked at: a chain can be cyclic."""
+"""Number of causes of an error that are followed: a chain can be cyclic."""
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and the errors behind it, the root last."""
+    """An error and its chain of causes, the root last."""
     current: BaseException | None = error
     for _ in range(DEEPEST):
         if current is None:
@@ -27,12 +27,12 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def root_line(error: BaseException) -> str:
-    """The first line of what the root of an error says."""
+    """The first line of the message of an error's root cause."""
     return first_line(list(causes(error))[-1])
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that no more can be written."""
+    """Whether an error or one of its causes means that the disk is full."""
     return any(isinstance(e, OSError) and e.errno in DISK_FULL for e in causes(error))
 
 
@@ -44,9 +44,9 @@ def disk_full(folder: Path | str, what: str, variable: str = CACHE_VARIABLE) -> 
 
 @contextmanager
 def writing(folder: Path, what: str, variable: str = CACHE_VARIABLE) -> Iterator[None]:
-    """Inside, an OSError of the system becomes one line: the folder, why nothing can be written there, and what moves it elsewhere.
+    """Context that turns an OSError of the system into one line: the folder, why nothing can be written there, and what moves it elsewhere.
 
-    ``what`` is for a full disk: what there was no space for. Errors without an errno are somebody's own words and pass.
+    ``what`` names the content that did not fit on a full disk. Errors without an errno were raised with a message of their own and pass.
     """
     try:
         yield
@@ -60,9 +60,9 @@ def writing(folder: Path, what: str, variable: str = CACHE_VARIABLE) -> Iterator
 
 
 def answered(status: int, what: str, *, denied: str, gone: str, busy: str) -> OSError:
-    """The error for an answer that brought no file: PermissionError (401, 403), FileNotFoundError (404, 410), else ConnectionError.
+    """The error for a failed response: PermissionError (401, 403), FileNotFoundError (404, 410), else ConnectionError.
 
-    ``what`` was asked for; ``denied``, ``gone`` and ``busy`` are the advice in each case.
+    ``what`` names the requested file; ``denied``, ``gone`` and ``busy`` are the advice in each case.
     """
     if status in (401, 403):
         return PermissionError(f"{what} is refused ({status}); {denied}")

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old file or the new one, never a part. Raises OSError when it cannot."""
+    """Write ``data`` to ``path`` atomically: a reader sees the old file or the new one, never a part. Raises OSError."""
     if isinstance(data, str):
         data = data.encode()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ class SourceFile:
     downloaded: bool
 
     def discard(self) -> str:
-        """Delete a download that turned out wrong, so that the next run fetches it again; say in words what to do."""
+        """Delete a damaged download, so that the next run fetches it again; returns advice for the message."""
         if not self.downloaded:
             return "replace the file"
         blob = self.path.resolve()
@@ -50,7 +50,7 @@ class SourceFile:
 
 
 def _explain(error: Exception, what: str, endpoint: str) -> OSError:
-    """One line for a failure of the client: what failed, why, what to do."""
+    """One line for a failure of the client: what failed, why, and the remedy."""
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 

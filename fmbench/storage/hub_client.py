@@ -1,4 +1,4 @@
-"""What every use of ``huggingface_hub`` here shares: the endpoint, a progress bar with a limit, one line for whatever goes wrong."""
+"""Shared access to ``huggingface_hub``: the endpoint, a progress bar with a limit, errors in one line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 LIBRARY: dict[str, Any] = {"library_name": "fmbench", "library_version": __version__}
-"""What the client says it works for: the Hub counts downloads by it."""
+"""Library name sent by the client; the Hub counts downloads by it."""
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 class TooMuch(ValueError):
-    """More than was announced or is allowed arrives."""
+    """A download is larger than announced or allowed."""
 
 
 def endpoint() -> str:
@@ -31,7 +31,7 @@ def endpoint() -> str:
 
 
 def bar_class(progress: Progress, description: str, most: int | None = None) -> type:
-    """What the client asks of a tqdm class, drawn by rich; of its bars that count bytes only one is drawn.
+    """A replacement for the client's tqdm class, drawn by rich; only one of its bars that count bytes is drawn.
 
     With ``most``, a download is stopped by :class:`TooMuch` as soon as a bar has counted more bytes than that.
     """
@@ -73,20 +73,20 @@ def bar_class(progress: Progress, description: str, most: int | None = None) -> 
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """What a broken connection raises: the client has changed its HTTP library twice, but its own error derives from it."""
+    """Exception classes of a broken connection, found through the client's own error, because its HTTP library has changed twice."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (OSError, *HfHubHTTPError.__bases__)  # type: ignore[return-value]
 
 
 def status_of(error: BaseException) -> int | None:
-    """The status of the answer that an error came from, None where there was none."""
+    """The HTTP status of the response that caused an error, None where there was none."""
     responses = (getattr(e, "response", None) for e in causes(error))
     return next((r.status_code for r in responses if r is not None), None)
 
 
 def explain(error: Exception, what: str) -> Exception:
-    """One line for a failure of the client about ``what``, a repository and its revision: what failed, why, what to do.
+    """The exception to raise for a failure of the client about ``what``, a repository and its revision; its message is one line.
 
     FileNotFoundError for what is not there, PermissionError for what needs a token, ConnectionError for everything between, OSError with errno
     ENOSPC for a full disk.
@@ -128,7 +128,7 @@ def explain(error: Exception, what: str) -> Exception:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, the client prints no warnings, and draws bars on a terminal only."""
+    """Context in which the client prints no warnings, and draws bars on a terminal only."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     level, drawn = logging.get_verbosity(), sys.stderr.isatty() or are_progress_bars_disabled()
@@ -145,7 +145,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def talking(what: str, writing: bool = False) -> Iterator[None]:
-    """Inside, only the client is called, quietly; whatever it raises becomes the one line of :func:`explain`.
+    """Context for quiet calls of the client; any exception becomes the one line of :func:`explain`.
 
     With ``writing``, an answer that refuses the user speaks of the token.
     """

@@ -1,4 +1,4 @@
-"""Pictures without loss from a folder or a zip of anyone: 8-bit PNG and nothing else, never resized or recompressed."""
+"""Reading of lossless pictures from an untrusted folder or zip: 8-bit PNG only, never resized or recompressed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _check_chunks(data: bytes) -> str | None:
-    """What is wrong with a PNG before a pixel of it is decoded, None when nothing is; the checksum of every part is checked."""
+    """The reason why a PNG is invalid, found before decoding, None when it is valid; the checksum of every chunk is checked."""
     if not data.startswith(SIGNATURE):
         return "is damaged or no PNG"
     seen: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Text files from anyone: bounded in size before they are read, TOML and JSON in their strict forms, every failure one line."""
+"""Reading of untrusted text files: limited in size before reading, strict TOML and JSON, errors in one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _printable(text: str, longest: int) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, its type where it says nothing."""
+    """The first line of an error's message, its type where there is none."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return _printable(line, LONGEST_LINE)
 

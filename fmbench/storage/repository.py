@@ -1,4 +1,4 @@
-"""Files of model repositories on the Hub: a commit is named, what it holds is listed and bounded, then fetched and checked.
+"""Files of model repositories on the Hub: the files of a commit are listed, limited in size, fetched and checked.
 
 A repository is ``hf:owner/name@revision``; with the 40 digits of a commit it is pinned, and what is on this machine needs no network.
 """
@@ -80,7 +80,7 @@ def commit_of(address: Address) -> str:
 
 @dataclass(frozen=True)
 class Listed:
-    """What the Hub says about a file: its bytes, and the SHA-256 of what is stored in LFS, None where it is not told."""
+    """The Hub's facts about a file: its bytes, and the SHA-256 of files in LFS, None where not reported."""
 
     bytes: int
     sha256: str | None = None
@@ -107,7 +107,7 @@ def listing(address: Address) -> dict[str, Listed]:
 
 
 def _listed_before(address: Address) -> list[Any] | None:
-    """What the client keeps of an earlier listing, None where it has none."""
+    """An earlier listing from the client's cache, None where there is none."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -118,7 +118,7 @@ def _listed_before(address: Address) -> list[Any] | None:
 
 
 def snapshot_folder(address: Address) -> Path:
-    """Where the files of a pinned address lie on this machine once they have been fetched."""
+    """The local folder of the files of a pinned address after they have been fetched."""
     from huggingface_hub import constants
 
     folder = f"models--{address.repo.replace('/', '--')}"
@@ -132,7 +132,7 @@ def is_here(address: Address, names: Collection[str]) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Take a file that is not what it should be out of the client's cache: its name in the snapshot and the content behind it."""
+    """Remove a damaged file from the client's cache: its name in the snapshot and its content."""
     blob = path.resolve()
     path.unlink(missing_ok=True)
     if blob.parent.name == "blobs":

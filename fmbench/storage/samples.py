@@ -1,4 +1,4 @@
-"""Samples that exist already, from files of anybody: arrays, or pictures without loss. Nothing is unpickled, resized or recompressed."""
+"""Reading of existing samples from untrusted files: arrays, or lossless pictures. Nothing is unpickled, resized or recompressed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmbench.storage.readers import first_line
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 RANGES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
-"""What black and white are in float images, by the name that `--range` takes."""
+"""Values of black and white in float images, by the name that `--range` takes."""
 DARKEST = 32
 """Images in 0..255 with no pixel above this are taken for images on another scale."""
 DARK_SHARE = 1e-3
@@ -33,7 +33,7 @@ HINT = "a .npy, .npz or .safetensors array, or a folder or .zip of PNG pictures"
 
 @dataclass(frozen=True)
 class Found:
-    """The samples of a file as they stand, and what there was besides.
+    """The samples of a file, unconverted, and facts about the file.
 
     Attributes:
         array: numbers, or pictures as uint8 (n, channels, height, width).
@@ -62,7 +62,7 @@ def _all_pictures(path: Path) -> Found:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Inside, whatever a reader raises becomes a ValueError of one line that names the file."""
+    """Context in which any exception of a reader becomes a ValueError of one line that names the file."""
     try:
         yield
     except Exception as error:
@@ -74,7 +74,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raise FileNotFoundError or ValueError, in one line, for a path that no samples can be read from whatever it holds."""
+    """Raise FileNotFoundError or ValueError, in one line, for a path that is missing or of an unsupported kind."""
     if not path.exists():
         raise FileNotFoundError(f"no samples at {path}")
     suffix = path.suffix.lower()
@@ -151,7 +151,7 @@ def _likely(high: float) -> str:
 
 
 def _single(array: np.ndarray, where: str) -> np.ndarray:
-    """Vectors as float32, as every sample is. Raises ValueError when that would lose what the samples differ by."""
+    """Vectors as float32, as every sample is. Raises ValueError when rounding would remove the differences between samples."""
     if array.dtype.kind in "iu" and max(int(array.max()), -int(array.min())) > EXACT:
         raise ValueError(f"{where} holds integers beyond 2^53, which are not told apart; subtract a common offset")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -169,7 +169,7 @@ def _single(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _fitted(array: np.ndarray, shape: tuple[int, ...] | None, where: str) -> np.ndarray:
-    """The array as (n, d) or (n, channels, height, width), and (n, *shape). Raises ValueError for one that cannot be."""
+    """The array as (n, d) or (n, channels, height, width), and (n, *shape). Raises ValueError for one that does not fit."""
     array = _channels_first(array, shape)
     fits = shape is None or array.shape[1:] == shape
     if shape is not None and not fits and array.ndim > 1 and math.prod(array.shape[1:]) == math.prod(shape):

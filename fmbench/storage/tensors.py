@@ -1,7 +1,7 @@
-"""Tensors in a file together with the hash of everything in it: what is read back is what was written, or nothing.
+"""Files of tensors with a hash of their content, so that damaged files are never used.
 
-A cache may lose a bit, a tail, or be copied over another one. All of it would be another score rather than an error, so a file says what it
-holds: names, dtypes, shapes, bytes, the facts beside them, and the name it was written under.
+A cache file may lose a bit or its tail, or be copied over another one, which would change a score without an error. The hash therefore
+covers names, dtypes, shapes, bytes, the facts beside them, and the name of the file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | 
 
 
 def read(path: Path) -> Stored | None:
-    """What :func:`write` has written under this very name; None when there is nothing, or when a single bit of it is another one."""
+    """The content that :func:`write` wrote under this name; None when there is no file, or when a single bit has changed."""
     from safetensors import safe_open
 
     if not path.is_file():
