@@ -1,1 +1,1 @@
-"""What is transported to what. One family of tasks per file; a task is frozen and versioned, its geometry exact in its docstring."""
+"""Tasks: transport from a source to a target. One family per file; a task is frozen and versioned, its docstring defines the geometry."""

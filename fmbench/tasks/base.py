@@ -1,4 +1,4 @@
-"""What a task is: a source, a target, and the fixed budget of its closed division."""
+"""The definition of a task: a source, a target, and the fixed budget of its closed division."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEPARATE = 3.0
 
 
 class Distribution(Protocol):
-    """Something to draw points from."""
+    """A distribution that points can be drawn from."""
 
     def sample(self, n: int, generator: torch.Generator) -> Points:
         """``n`` independent points, (n, *shape) float32."""
@@ -110,7 +110,7 @@ class Task:
 
     @property
     def published_sha256(self) -> str | None:
-        """The hash of its real samples where they are a data set that somebody published, whose features are kept on disk."""
+        """The hash of its real samples where they are a published data set, whose features are cached on disk; None otherwise."""
         return getattr(self.target, "sha256", None)
 
     def distinct(self, seeds: Sequence[int]) -> tuple[int, ...]:
@@ -142,7 +142,7 @@ class Task:
         return None if known is None else known.log_prob(points.flatten(1)).numpy()
 
     def provided(self) -> dict[str, Callable[[], Any]]:
-        """What metrics may need of the task beside its real samples, by name, each with what makes it."""
+        """The task's facts for metrics, beside real samples: name -> function that computes it."""
         source, target, known = self.source_mixture, self.target_mixture, self.source_log_density()
         there: dict[str, Callable[[], Any]] = {name: lambda v=value: v for name, value in self.facts.items()}
         if self.finite and self.heldout is not self.target:

@@ -80,7 +80,7 @@ class Arrays:
 
 
 def cache_folder(dataset: Dataset, split: str) -> Path:
-    """Where a split's arrays are kept: below ``FMBENCH_CACHE`` or ``~/.cache/fmbench``, named by the pinned hash."""
+    """The cache folder of a split's arrays: below ``FMBENCH_CACHE`` or ``~/.cache/fmbench``, named by the pinned hash."""
     return cache_root() / "datasets" / dataset.repo.replace("/", "--") / f"{split}-{dataset.split(split).sha256[:16]}"
 
 
@@ -170,7 +170,7 @@ def _write_array(path: Path, array: np.ndarray, order: np.ndarray) -> None:
 
 
 def _prepare(parent: Path) -> None:
-    """Make the folder that caches are kept in, and remove what processes killed a day ago left there."""
+    """Create the cache folder, and delete temporary folders that killed processes left there more than a day ago."""
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=parent):
         pass

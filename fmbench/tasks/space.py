@@ -1,7 +1,7 @@
-"""The space that samples live in: how they become rows of numbers, what may be asked of them, and how they look to a person.
+"""The sample space of a task: conversion of samples to rows of numbers, the needs of metrics that it satisfies, and a display as text.
 
-Points are float32 tensors (n, *shape) everywhere between a source and a sample, whatever they stand for: a token is its whole number. What a
-space provides decides with what its samples are measured; a space of another kind than these is a class of its own, which a task names.
+Points are float32 tensors (n, *shape) in every space; a token is stored as its integer. What a space provides determines which metrics
+apply. Other spaces are subclasses, which a task names.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from fmbench.records.names import check_name
 from fmbench.shapes import Points
 
 SHADES = " .:-=+*#%@"
-"""From black to white."""
+"""Characters from black to white."""
 SHOWN = 4
-"""Samples and numbers of a sample that are shown."""
+"""Number of samples, and of values of a sample, that are shown."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Space(ABC):
     """Samples of one shape.
 
     Attributes:
-        kind: what results call it.
+        kind: its name in results.
         provides: names of needs (:mod:`fmbench.records.needs`) that its samples satisfy: ``coordinates`` where distances mean something.
         shape: of one sample.
     """
@@ -51,7 +51,7 @@ class Space(ABC):
 
     @abstractmethod
     def show(self, points: Points) -> Iterator[str]:
-        """Every sample as text, of one line or several."""
+        """Every sample as text, of one or several lines."""
 
 
 class VectorSpace(Space):

@@ -1,1 +1,1 @@
-"""Recipe -> entry."""
+"""Training: recipe -> entry."""

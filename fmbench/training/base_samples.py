@@ -1,6 +1,6 @@
-"""What a training run draws from its base, kept on disk: an interrupted run goes on with the samples it has.
+"""Storage on disk of the samples that a training run draws from its base, so that an interrupted run can reuse them.
 
-Nothing is asked of the base but ``sample``, and nothing of the method but to call it, before the first step or in any later one.
+Only calls of the base's ``sample`` are intercepted; a method may make them before the first step or in any later one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from fmbench.storage.readers import MEBIBYTE
 
 Base = TypeVar("Base", bound=nn.Module)
 MOST_BYTES = 16 * 1024 * MEBIBYTE
-"""Of samples on disk; a method that draws in every step draws more, which it never asks for again."""
+"""Largest size of samples on disk; a method that draws in every step draws more, and does not reuse them."""
 
 
 @contextmanager
 def remembering(base: Base | None, folder: Path, shown: bool = True) -> Iterator[Base | None]:
-    """The base with its samples looked up in ``folder`` before they are drawn; the base itself stays as it is. None for None.
+    """A view of the base that looks samples up in ``folder`` before drawing them; the base itself is unchanged. None for None.
 
     A file is named by the content of everything the samples depend on: weights, start points, sampler, condition. A damaged file is drawn
-    again; beyond :data:`MOST_BYTES` samples are drawn and not kept. A bar counts the samples from the first one on; ``shown`` is for one
-    of several processes that draw the same samples.
+    again; beyond :data:`MOST_BYTES` samples are drawn and not stored. A bar counts the samples from the first one on; ``shown`` is True for
+    one of several processes that draw the same samples.
     """
     if base is None:
         yield None
@@ -63,7 +63,7 @@ class _Remembered:
         return partial(progress.advance, progress.add_task("samples of the base", total=None))
 
     def sample(self, start: Any, *given: Any, **named: Any) -> Tensor:
-        """What the base samples, on the device of the start points: those of a file where there is one."""
+        """The samples of the base, on the device of the start points, from a file where there is one."""
         advance = self.advance
         content = [self.weights, _described(start), _described(given), _described(named)]
         path = self.folder / f"{fingerprint(content)[:32]}.safetensors"

@@ -19,7 +19,7 @@ Content = dict[str, Any]
 
 
 class Damaged(ValueError):
-    """A file is no checkpoint, or none of this network."""
+    """A file is no checkpoint, or belongs to another network."""
 
 
 def write(path: Path, content: Content) -> None:
@@ -80,7 +80,7 @@ def _bytes(state: Any) -> int:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the optimiser of a run writes: its name, its state dict as it is now, and one after a step, for names, shapes and dtypes."""
+    """The expected optimiser state of a checkpoint: its name, the present state dict, and one after a step, for names, shapes and dtypes."""
 
     name: str
     now: Mapping[str, Any]

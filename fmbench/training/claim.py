@@ -1,4 +1,4 @@
-"""Whether a training may write into a folder: never over what is finished, somebody else's, or no entry at all, unless told to."""
+"""Check that a training may write into a folder: without ``overwrite`` never over a finished or other entry, or other files."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
 
 
 class CannotBeCut(Exception):
-    """What a network does that a slice of its batch cannot do alone."""
+    """A network uses random numbers in a way that cannot be evaluated in slices of a batch."""
 
 
 class OwnRows(TorchFunctionMode):

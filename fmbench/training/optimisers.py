@@ -23,7 +23,7 @@ from fmbench.registry import OPTIMISERS
 from fmbench.zoo.building import in_words, resolved
 
 _GIVEN = ("lr", "weight_decay")
-"""What the training budget itself says."""
+"""Options set by the training budget."""
 
 
 def adamw(

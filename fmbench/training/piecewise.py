@@ -87,7 +87,7 @@ class Function(ABC):
         batch: rows of the batch.
         rowed: which inputs are cut into rows; the others are shared by all rows.
         summed: which outputs are sums over rows; the others have the rows of the batch. Known after the first evaluation.
-        differentiated: inputs by which an only slice will be differentiated: its graph is then kept, and not built twice. None for none.
+        differentiated: inputs by which a single slice will be differentiated, so that its graph is cached and not built twice. None for none.
     """
 
     batch: int
@@ -111,7 +111,7 @@ class Function(ABC):
         return tuple(y.detach() for y in outputs)
 
     def graph(self, rows: Rows, inputs: Sequence[Tensor], by: Sequence[int]) -> tuple[list[Tensor], Tensors]:
-        """The inputs in ``by`` as leaves of a graph, and the outputs: the kept ones, or new ones."""
+        """The inputs in ``by`` as leaves of a graph, and the outputs: cached ones if available, else computed."""
         kept, self.kept = self.kept, None
         if kept is not None and set(by) <= set(kept[0]):
             return [kept[0][k] for k in by], kept[1]

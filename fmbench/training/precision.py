@@ -1,4 +1,4 @@
-"""The precision in which a loss is computed: what a recipe says, or what the device has units for."""
+"""The precision in which a loss is computed: set by the recipe, or chosen by the capabilities of the device."""
 
 from __future__ import annotations
 

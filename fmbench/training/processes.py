@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Report = Callable[..., None]
-"""Takes the news that a process sends."""
+"""Receives the progress reports of a process."""
 
 
 class Processes:
@@ -47,7 +47,7 @@ class Processes:
             return make()
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """Wait for all processes."""
         self._state.wait_for_everyone()
 
     def agree(self, step: int) -> None:

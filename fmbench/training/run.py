@@ -106,7 +106,7 @@ def train(
 
 
 def _batches(run: Run, task: Task, teacher: Flow | None) -> BatchSource:
-    """Where the method of a run takes its batches from."""
+    """The source of batches for the method of a run."""
     where = f"the batches of {run.recipe.method['name']}"
     with in_words(where):
         source = run.method.batches(task, teacher, run.recipe.train.batch_size)
@@ -137,7 +137,7 @@ def _check_options(max_steps: int | None, seconds: float, accumulate: int, proce
 def _prepare(recipe: Recipe, out: Path, device: str, group: Processes | None) -> tuple[Task, Method, Model | None]:
     """Task, method with its initial weights, and teacher. Data and teacher are fetched by process 0 before the others read them.
 
-    The weight file of the initial weights is made and loaded again: what cannot be saved is refused here.
+    The initial weights are written to bytes and loaded again, so that a state that cannot be saved is refused here.
     """
     where = str(out / "recipe.toml")
     task = make_task(recipe.task, where)
@@ -184,7 +184,7 @@ def _teacher(recipe: Recipe, name: str, device: str, group: Processes | None) ->
 
 
 def _difference(recipe: Recipe, teacher: Model, error: RuntimeError) -> str:
-    """In words, why the weights of a teacher do not fit."""
+    """The reason why the weights of a teacher do not fit, in words."""
     if recipe.conditional and not teacher.conditional:
         return "it takes no labels, and the recipe is conditional; name a conditional teacher"
     if teacher.conditional and not recipe.conditional:

@@ -71,7 +71,7 @@ class Sharded(nn.Module):
 
 @cache
 def _kind(net: type[nn.Module]) -> type[Sharded]:
-    """Sharded with the name and the signature of a network: whoever asks how to call it is told the same."""
+    """Subclass of :class:`Sharded` with the name and the signature of a network class, so that inspection gives the same answer."""
 
     @wraps(net.forward)
     def forward(self: Sharded, *args: Any, **kwargs: Any) -> Any:

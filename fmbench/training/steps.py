@@ -1,4 +1,4 @@
-"""The state of a training run: what one step does to it, and how it is written and read again."""
+"""The state of a training run: one optimiser step, and checkpoints."""
 
 from __future__ import annotations
 
