@@ -1,1 +1,1 @@
-"""What an entry is: where it lies, how it becomes a model, its card and pictures."""
+"""Entries: locations, loading as models, cards and pictures."""

@@ -1,4 +1,4 @@
-"""Recipe -> untrained method, bounded before anything is allocated; and whether what was built is what the closed division allows."""
+"""Recipe -> untrained method, its size limited before allocation; and the check that it conforms to the closed division."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class _Bounded(OperatorMode):
 
 @contextmanager
 def in_words(where: str) -> Iterator[None]:
-    """Inside, whatever is raised becomes a ForeignError of one line after ``where``; the words of a ValueError, meant for people, stay."""
+    """Context in which any exception becomes a ForeignError of one line after ``where``; the message of a ValueError stays."""
     try:
         with foreign():
             yield
@@ -154,7 +154,7 @@ def outline(recipe: Recipe, task: Task, kind: type[Method], where: str, most: in
 
 
 def _sketched(make: Callable[[], T], most: int, where: str) -> T:
-    """What ``make`` makes, in the memory of :data:`SMALL` numbers at most. Raises TooLarge above ``most``."""
+    """The result of ``make``, in the memory of :data:`SMALL` numbers at most. Raises TooLarge above ``most``."""
     with isolated(), suppress(TooLarge), _Bounded(min(SMALL, most), where):
         return make()
     with isolated(), torch.device("meta"), _Bounded(most, where):
@@ -171,7 +171,7 @@ def parameters_in(method: torch.nn.Module) -> int:
 
 
 def require_closed_net(recipe: Recipe, method: Method, task: Task, where: str) -> None:
-    """Raise ValueError when an entry claims the closed division and was built with another network than its task's, or more of it.
+    """Raise ValueError when an entry claims the closed division and was built with another or a larger network than its task's.
 
     Compared are the class of the network and the parameters of all modules of the method together, within
     :data:`CLOSED_TOLERANCE`; labels may add to them. A method without parameters is free.

@@ -2,7 +2,7 @@
 
 ``manifest.json`` lists every file with its bytes and its SHA-256. An import unpacks into a hidden folder of the cache, checks everything there,
 and moves it to its place only when all of it is right; what has a hash of its own (weights, pixels, extractors) is checked against that too.
-Features of reference images, which reference statistics are made of, have none: they are taken as they are, or left out.
+Features of reference images, from which reference statistics are computed, have no hash: they are imported unchecked, or left out.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _PLACES = (
     re.compile(rf"{CACHE}/weights/{_PART}", re.ASCII),
     _FEATURES,
 )
-"""What a bundle may hold, by place; nothing else is unpacked."""
+"""Paths that a bundle may hold; nothing else is unpacked."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did: paths in the bundle that were put in their place, that were there already, and that nothing vouches for."""
+    """The outcome of an import: paths in the bundle that were added, that existed already, and that have no hash to check."""
 
     added: tuple[str, ...]
     there: tuple[str, ...]
@@ -96,7 +96,7 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 
 def _require_place(path: str, where: str) -> None:
-    """Raise ValueError for a path that is none of those that a bundle may hold."""
+    """Raise ValueError for a path that a bundle may not hold."""
     if not any(place.fullmatch(path) for place in _PLACES) or ".." in path or len(path) > 400:
         raise ValueError(f"{where}: {shown(path)} is no place in a bundle; nothing was imported")
 
@@ -104,7 +104,7 @@ def _require_place(path: str, where: str) -> None:
 def load(source: Path, features: bool = True) -> Imported:
     """Import a bundle into the cache of this machine and the client's, after everything in it has been checked.
 
-    ``features`` False leaves features of reference images out, for which nothing but the bundle vouches.
+    ``features`` False leaves out features of reference images, which cannot be checked.
 
     Raises FileNotFoundError, ValueError in one line for whatever is not as a bundle must be or would replace something else, and OSError when
     the disk is full; then nothing has changed.
@@ -182,7 +182,7 @@ def _manifest(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) 
 
 
 def _check(folder: Path, paths: Iterable[str], source: Path) -> None:
-    """Raise ValueError for entries, extractors and datasets that are not what their own hashes say."""
+    """Raise ValueError for entries, extractors and datasets that do not match their own hashes."""
     _check_datasets(folder, {folder / path for path in paths if path.startswith(f"{CACHE}/datasets/")}, source)
     pins = {file.filename: file.sha256 for file in builders.FILES.values()}
     for path in paths:
@@ -228,7 +228,7 @@ def _check_entry(folder: Path, parts: list[str], source: Path) -> None:
 
 
 def _target(path: str) -> Path:
-    """Where a file of a bundle belongs on this machine."""
+    """The path on this machine for a file of a bundle."""
     place, *parts = path.split("/")
     if place == ZOO:
         return catalogue.imported_zoo().joinpath(*parts)
@@ -238,7 +238,7 @@ def _target(path: str) -> Path:
 
 
 def _place(folder: Path, paths: Iterable[str], source: Path) -> Imported:
-    """Move checked files to their places; what is there already, in the zoo of the package too, must be the same."""
+    """Move checked files to their paths; files that exist already, in the zoo of the package too, must be the same."""
     added, there = [], []
     for path in paths:
         targets = [catalogue.data_folder(ZOO).joinpath(*path.split("/")[1:])] if path.startswith(f"{ZOO}/") else []

@@ -1,4 +1,4 @@
-"""The card of an entry: what a stranger needs to know, beside the weights in a folder and on the page of a repository of the Hub."""
+"""The model card of an entry, for its folder and for its repository on the Hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 32
 GUIDANCE, PER_CLASS = 2.0, 10
 """The picture of a conditional entry: guidance scale and images of every class."""
 PIPELINES = {"image": "unconditional-image-generation"}
-"""What the Hub calls what a model of a kind of task does; it has no word for vectors."""
+"""The Hub's pipeline tag by kind of task; it has none for vectors."""
 COLUMNS = 4
 """Metrics in the results table of a card."""
 ALT = {
@@ -39,7 +39,7 @@ def _network(recipe: Recipe, method: Flow) -> str:
 
 
 def card(recipe: Recipe, method: Flow, entry: str, pictures: Sequence[str] = ()) -> str:
-    """The Hub model card: YAML metadata and what a stranger needs to know; ``pictures`` are keys of :data:`ALT`.
+    """The model card as text: YAML metadata, use and limits; ``pictures`` are keys of :data:`ALT`.
 
     ``method`` is the loaded one: the card describes what was built.
     """
@@ -66,7 +66,7 @@ measured results are on the leaderboard, not here.
 
 
 def _title(method: Flow) -> str:
-    """What its class says about the method, and the paper."""
+    """The summary of the method's class, and the paper."""
     kind = type(method)
     return kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
 
@@ -151,7 +151,7 @@ pins them by their SHA-256. `fmbench pin {name}` prints the address that names t
 
 
 def dataset_of(task: Task) -> str | None:
-    """``owner/name`` of the Hub's dataset that a task is made of, None for others."""
+    """``owner/name`` of the Hub's dataset that a task uses, None for others."""
     dataset = getattr(task.target, "dataset", None)
     return None if dataset is None else str(dataset.repo)
 

@@ -1,4 +1,4 @@
-"""Where entries are: the bundled zoo, a folder, a file of your own. Listing imports neither torch nor any method."""
+"""Locations of entries: the bundled zoo, a folder, a method file. Listing imports neither torch nor any method."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fmbench.storage.cache import cache_root
 from fmbench.zoo import sources, weight_file
 
 CHECKPOINT = ".checkpoint.pt"
-"""What a training that is not finished leaves in the folder of its entry."""
+"""Checkpoint of an unfinished training in the folder of its entry."""
 CONDITIONAL = "-cond"
-"""What the folder of a conditional entry adds to the name of its method."""
+"""Suffix of the folder of a conditional entry after the name of its method."""
 _NAME = re.compile(r"(?!\.)[^/\\]+/(?!\.)[^/\\]+")
 """``task/entry``: two names of folders, none of them hidden."""
 LOCAL_ENTRIES = Path("entries")
@@ -41,7 +41,7 @@ class Entry:
         return self.folder / self.recipe.weights.file if self.recipe.weights else None
 
     def read_header(self) -> weight_file.Header:
-        """What the weight file says it holds, its size checked. Raises what :meth:`read_weights` raises, but for the hash."""
+        """The header of the weight file, its size checked. Raises what :meth:`read_weights` raises, except for the hash."""
         pinned = self.recipe.weights
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
@@ -85,7 +85,7 @@ class Entry:
 
 @contextmanager
 def _hint(folder: Path) -> Iterator[None]:
-    """Inside, what goes wrong in the folder of an unfinished training says how to finish it."""
+    """Context in which errors in the folder of an unfinished training say how to finish it."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -161,7 +161,7 @@ def kebab(name: str) -> str:
 
 
 def trained_here(class_name: str, task: str) -> list[Path]:
-    """Folders below :data:`LOCAL_ENTRIES` of a class of somebody's own, conditional or not; ``task`` may be ``*``."""
+    """Folders below :data:`LOCAL_ENTRIES` of a user's class, conditional or not; ``task`` may be ``*``."""
     names = (kebab(class_name), kebab(class_name) + CONDITIONAL)
     return sorted(p.parent for name in names for p in LOCAL_ENTRIES.glob(f"{task}/{name}/recipe.toml"))
 

@@ -30,7 +30,7 @@ from fmbench.storage.files import fingerprint, sha256
 from fmbench.storage.readers import MEBIBYTE, read_bytes
 
 LARGEST = 4 * MEBIBYTE
-"""Bytes of a file of code."""
+"""Largest size of a file of code, in bytes."""
 NO_PLUGINS = ("fmbench", "torch", "builtins", "abc", "typing")
 """Packages whose classes come with every method: they are identified by declared versions, or recorded with the environment."""
 
@@ -79,7 +79,7 @@ def method_class(spec: str) -> type[Method]:
 
 
 def code_hash(kind: type, net: str | None = None) -> str | None:
-    """What identifies the code of a method class with its net: declared versions of fmbench's own, syntax trees of everything of the user's.
+    """Hash of the code of a method class with its net: declared versions of fmbench's own, syntax trees of the user's code.
 
     Comments, layout and docstrings change nothing, nor does any edit of fmbench's files that raises no version. The modules that a method
     file imports from beside it count, and those of the user's elsewhere. None when it cannot be told.
@@ -104,7 +104,7 @@ def code_hash(kind: type, net: str | None = None) -> str | None:
 
 @contextmanager
 def beside(kind: type) -> Iterator[None]:
-    """Inside, the class finds the modules beside its file, if it came from one."""
+    """Context in which the class finds the modules beside its file, if it came from one."""
     source = _SOURCES.get(kind)
     if source is None:
         yield
@@ -151,7 +151,7 @@ def _place(error: BaseException | None, file: Path) -> str:
 
 @contextmanager
 def _first(folder: Path, neighbours: dict[str, ModuleType]) -> Iterator[None]:
-    """Inside, modules of ``folder`` are found first; those imported are added to ``neighbours`` and leave ``sys.modules`` again."""
+    """Context in which modules of ``folder`` are found first; those imported are added to ``neighbours`` and removed from ``sys.modules``."""
     children = set(os.listdir(folder))
     theirs = {n: m for n, m in sys.modules.items() if _gives_way(n.partition(".")[0], children)}
     path, writes = list(sys.path), sys.dont_write_bytecode
@@ -185,7 +185,7 @@ def _lies_in(module: ModuleType | None, folder: Path) -> bool:
 
 
 def _gives_way(top: str, children: set[str]) -> bool:
-    """Whether a loaded module gives way to one of a folder: never one of Python, of the installed packages, or of this one."""
+    """Whether a loaded module may be shadowed by one of a folder: never one of Python, of installed packages, or of fmbench."""
     if f"{top}.py" not in children and top not in children:
         return False
     if top in sys.stdlib_module_names or top == "fmbench":

@@ -1,4 +1,4 @@
-"""A checkpoint that is a pickle, as safetensors: only tensors and containers are read of it, whatever else it names is refused."""
+"""Conversion of a pickled checkpoint to safetensors: only tensors and containers are read, anything else is refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def convert(source: Path, target: Path, part: str | None = None) -> Converted:
 
 
 def _leaves(value: Any, name: str = "", depth: int = DEEPEST) -> Iterator[tuple[str, Any]]:
-    """What tables hold in the end, by joined names."""
+    """The leaves of nested tables, by joined names."""
     if depth and isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, f"{name}.{key}" if name else str(key), depth - 1)

@@ -49,9 +49,9 @@ def prove_saved(recipe: Recipe, method: Method, task: Task, where: str) -> bytes
 
 
 def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any]) -> None:
-    """Write weights, then the recipe that pins them; both are proved before the first is written. :func:`write_card` does the rest.
+    """Write weights, then the recipe that pins them; both are verified before the first is written. :func:`write_card` does the rest.
 
-    ``run`` tells of the training run: ``device``, ``seconds`` and what else is to stand in the recipe's ``[made]`` table, the hash of the
+    ``run`` describes the training run: ``device``, ``seconds`` and other values for the recipe's ``[made]`` table, such as the hash of the
     teacher's weights where there was one. Raises ForeignError
     in one line for a state that cannot be saved and for diagnostics that fail or are no numbers.
     """

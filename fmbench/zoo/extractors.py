@@ -1,4 +1,4 @@
-"""An extractor by its name: a network known to the field, or a classifier of the zoo."""
+"""Extractors by name: a published network, or a classifier of the zoo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Named:
     """An extractor that is known and not loaded.
 
     Attributes:
-        name: what it was called by.
+        name: the name it was requested by.
         pinned: what its features depend on: the code of a registered one, which pins its weights; the SHA-256 of an entry's weights.
         model: the entry; None for a registered one.
     """
@@ -43,9 +43,9 @@ class Named:
 
 @cache
 def resolve_extractor(name: str) -> Named:
-    """What a name in :data:`EXTRACTORS`, ``task/entry`` of a classifier in the zoo, or its folder, stands for; nothing is loaded.
+    """The extractor of a name in :data:`EXTRACTORS`, of ``task/entry`` of a classifier in the zoo, or of its folder; nothing is loaded.
 
-    Told once in a process, so that the features are those of the weights that their results name. Raises UnknownName, which lists the
+    Resolved once per process, so that the features are those of the weights that their results name. Raises UnknownName, which lists the
     nearest, and what :func:`~fmbench.zoo.resolve.resolve` raises.
     """
     if (code := EXTRACTORS.all().get(name)) is not None:

@@ -1,4 +1,4 @@
-"""Models that somebody else made and trained: a velocity field of any library as a model of this one."""
+"""Wrapping of external models: a velocity field of any library as a model of fmbench."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _Adapter(nn.Module):
 
 
 def modules_of(value: Any, depth: int = DEEPEST) -> list[nn.Module]:
-    """The modules that a function calls, as far as it shows: in its closure, its globals, its defaults, its object, what it binds."""
+    """The modules that a function calls, found in its closure, globals, defaults, bound object and bound arguments."""
     if isinstance(value, nn.Module):
         return [value]
     if depth == 0:
@@ -102,7 +102,7 @@ def modules_of(value: Any, depth: int = DEEPEST) -> list[nn.Module]:
 
 
 def _require_usable(field: Any, call: Any) -> None:
-    """Raise ValueError in one line for what no velocity can be asked of."""
+    """Raise ValueError in one line for an object that cannot be called as a velocity."""
     kind = type(field).__name__
     if isinstance(field, Model):
         raise ValueError(f"{field.name} is a model of fmbench already; evaluate it as it is")
@@ -170,7 +170,7 @@ def wrap(
 
 
 def as_it_is(model: Model) -> Model:
-    """The model with the identity of what its module holds now: a wrapped one may have been trained on since it was wrapped."""
+    """The model with the identity of its module's present weights: a wrapped one may have been trained on since it was wrapped."""
     if not isinstance(model.method, _Wrapped):
         return model
     with foreign(), isolated():
@@ -188,10 +188,10 @@ def _put_back(table: Any, before: Any) -> None:
 
 @contextmanager
 def lent(module: nn.Module, device: str | torch.device) -> Iterator[None]:
-    """The module on ``device`` and in evaluation mode inside; afterwards it is as it was, also after an exception.
+    """Context with the module on ``device`` and in evaluation mode; afterwards it is restored, also after an exception.
 
-    Put back are the modes of all parts, parameters (the very tensors, where they were), their gradients and ``requires_grad``, buffers (the
-    very tensors, with their values), and hooks.
+    Restored are the modes of all parts, parameters (the same tensors, on their device), their gradients and ``requires_grad``, buffers (the
+    same tensors, with their values), and hooks.
     """
     parameters = [(p, p.data, p.requires_grad, p.grad) for p in module.parameters()]
     buffers = [

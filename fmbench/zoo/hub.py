@@ -1,4 +1,4 @@
-"""An entry that lives on the Hub: ``hf:owner/name@revision`` is what a folder of the zoo is, in another place.
+"""Entries on the Hub: ``hf:owner/name@revision`` names a repository that is laid out like a folder of the zoo.
 
 First its recipe is fetched, which is small, then what the recipe names. Sizes are bounded by what the Hub lists before anything is downloaded;
 nothing of a repository is executed unless its user says so and names the commit. No torch.
@@ -23,9 +23,9 @@ from fmbench.zoo.sources import require_announced, require_pinned, require_safe
 
 RECIPE = "recipe.toml"
 BESIDE = {"README.md": 1, "samples.png": 8, "classes.png": 8, "trajectory.png": 8}
-"""What may lie beside recipe and weights, and the most MiB of each; larger files are left where they are."""
+"""Other files fetched with recipe and weights, and the most MiB of each; larger files are not downloaded."""
 MOST_CODE, LARGEST_CODE = 100, 4 * MEBIBYTE
-"""Files of code that a repository may bring, and bytes of each."""
+"""Largest number of code files in a repository, and bytes of each."""
 ADAPTERS = (
     (("model_index.json",), "a diffusers pipeline"),
     (("config.json",), "a model of diffusers or transformers"),
@@ -33,7 +33,7 @@ ADAPTERS = (
     ((".pkl",), "a pickle, as EDM publishes"),
     ((".ckpt", ".pt", ".pth", ".bin"), "a pickled checkpoint"),
 )
-"""What a repository that is no entry may be, by the ends of its files' names."""
+"""Descriptions of repositories that are no entry, by the endings of their file names."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class HubEntry:
         return sorted(files)
 
     def facts(self) -> dict[str, str]:
-        """What a result says about where the model came from."""
+        """The origin of the model as recorded in a result."""
         said = {"hub": str(self.address)}
         return {**said, "remote_code": str(self.address.revision)} if self.code else said
 

@@ -1,4 +1,4 @@
-"""What work without a network needs on this machine: weights of entries, datasets, extractors, features of reference images; each by name."""
+"""The files that work offline needs: weights of entries, datasets, extractors, features of reference images; each by name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CACHE, ZOO, REPOSITORIES = "cache", "zoo", "hub"
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that is needed.
+    """One item to have on this machine.
 
     Attributes:
         kind: entry, dataset, extractor or features.
-        name: what it is called.
+        name: its name.
         fetch: brings it to this machine and returns its files by their place in a bundle, checked; raises in one line what it cannot.
     """
 
@@ -39,7 +39,7 @@ class Need:
 
 
 def needs(names: Iterable[str]) -> list[Need]:
-    """What is needed for entries, ``hf:owner/name@revision``, tasks, extractors and benchmarks, each thing once.
+    """The needs of entries, ``hf:owner/name@revision``, tasks, extractors and benchmarks, each once.
 
     A benchmark needs its tasks and their entries, a task its data and its extractor. Nothing is fetched but the recipes of ``hf:`` names.
     Raises UnknownName, and what :func:`fmbench.zoo.hub.find` raises.
@@ -106,7 +106,7 @@ def _extractor(name: str) -> Need:
 
 
 def _features(task: Task) -> Mapping[str, Path]:
-    """Features of the training images that were computed here before; whoever has none computes them on first use, without a network."""
+    """Features of the training images in the cache, if any; otherwise they are computed on first use, without a network connection."""
     assert task.extractor is not None
     path = store.features_file(task, load_extractor(task.extractor))
     return _cached(file for file in (path, path.with_suffix(".json")) if file.is_file())

@@ -68,7 +68,7 @@ def trajectories(
     guidance: float = 1.0,
     labels: Labels | None = None,
 ) -> Image.Image:
-    """The way of the first ``n`` noises of a seed to their images, one row each: ``columns`` equally spaced times from 0 to 1, by Euler.
+    """Trajectories of the first ``n`` noises of a seed, one row each: ``columns`` equally spaced times from 0 to 1, by Euler.
 
     Raises ValueError for models of anything but images, without a velocity field, or with fewer steps than it takes to tell the times
     apart, and for guidance that :meth:`Model.sample` refuses.

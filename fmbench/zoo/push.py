@@ -1,4 +1,4 @@
-"""An entry as a repository of the Hub: what is in it, what of it is there already, and one commit for the rest.
+"""Publishing an entry as a repository of the Hub: its content, the difference to the repository, and one commit.
 
 Everything goes up in a single commit on top of the one that was compared with, so that a repository is as it was or as it should be, whenever
 the connection breaks; the same push again finds nothing left to do.
@@ -30,7 +30,7 @@ from fmbench.zoo.resolve import Resolved
 from fmbench.zoo.sources import require_safe
 
 SCORES = ".eval_results/fmbench.yaml"
-"""Where the Hub looks for scores."""
+"""Path where the Hub looks for scores."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a push would change.
+    """The changes of a push.
 
     Attributes:
         parent: the commit that was compared with; None where there is no repository yet.
@@ -63,7 +63,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where an entry lies now: the pinned address, the pull request where one was asked for, the paths that this push changed."""
+    """The outcome of a push: the pinned address, the pull request where one was requested, the paths changed."""
 
     pin: str
     pull_request: str | None
@@ -73,7 +73,7 @@ class Pushed:
 def content(
     named: Resolved, repo: str, results: Sequence[Path] | None = None, dataset: str | None = None
 ) -> tuple[Content, Model]:
-    """Everything that a repository of an entry holds, and the loaded entry: what is published is what can be loaded.
+    """The content of an entry's repository, and the loaded entry, so that only entries that can be loaded are published.
 
     ``results`` are result files, or folders that are searched for results of these weights; None searches the committed leaderboard where it is
     at hand. ``dataset`` is ``owner/name`` of the Hub's dataset that scores are filed under, by default that of the task. Raises ValueError or
@@ -187,7 +187,7 @@ def _is_same(row: Any, data: bytes | Path) -> bool:
 
 
 def difference(api: Any, repo: str, files: Mapping[str, bytes | Path], revision: str | None = None) -> Difference:
-    """What a push of these files would change at a revision. Raises what the client raises."""
+    """The changes that a push of these files would make at a revision. Raises what the client raises."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -201,7 +201,7 @@ def difference(api: Any, repo: str, files: Mapping[str, bytes | Path], revision:
 
 
 def compare(address: Address, files: Mapping[str, bytes | Path]) -> Difference:
-    """What :func:`push` would do; nothing is written. Raises in one line what :func:`fmbench.storage.hub_client.explain` says."""
+    """The changes that :func:`push` would make; nothing is written. Raises the errors of :func:`fmbench.storage.hub_client.explain`."""
     from huggingface_hub import HfApi
 
     with talking(str(address)):
@@ -209,7 +209,7 @@ def compare(address: Address, files: Mapping[str, bytes | Path]) -> Difference:
 
 
 def push(address: Address, made: Content, *, private: bool = False, create_pr: bool = False) -> Pushed:
-    """Bring a repository to hold these files, by one commit or none; it is created where there is none.
+    """Update a repository to these files, by one commit or none; it is created where there is none.
 
     With ``create_pr`` the commit is proposed in a pull request, and an open one with the same content is found again. Raises ValueError for
     ``private`` and a repository that is public, and in one line what the client raises; nothing is left half-done.
@@ -232,7 +232,7 @@ def push(address: Address, made: Content, *, private: bool = False, create_pr: b
 
 
 def _commit(api: Any, repo: str, made: Content, left: Difference, create_pr: bool) -> Pushed:
-    """The one commit; where its answer is lost, the repository says whether it has happened."""
+    """Make the commit; where the response is lost, the repository is read to see whether it was made."""
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -1,4 +1,4 @@
-"""One string -> what it names, told once and handed on: an entry of the zoo or of the Hub, a folder, or code of the user's own.
+"""Resolution of a string to an entry of the zoo or of the Hub, a folder, or user code; resolved once and passed on.
 
 Nothing is executed and no weight is read before :meth:`Resolved.load`; until then nothing heavy is imported either. Of a repository on the
 Hub the recipe is fetched when it is resolved, the weights when it is loaded.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a string names.
+    """The object that a string names.
 
     Attributes:
         spec: the string, as it was given; for a repository on the Hub with the commit that it named, so that it names the same everywhere.
@@ -77,9 +77,9 @@ class Resolved:
 
 
 def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
-    """What a string names: ``task/entry``, a folder, ``hf:owner/name@revision``, or ``path/to/file.py:Class`` for ``task`` or its only one.
+    """Resolve ``task/entry``, a folder, ``hf:owner/name@revision``, or ``path/to/file.py:Class`` for ``task`` or its only one.
 
-    A folder whose recipe cannot be read is told by ``damage``, so that a run of many reports it in its turn. Raises UnknownName,
+    A folder whose recipe cannot be read has ``damage`` set, so that a run of many reports it in its turn. Raises UnknownName,
     FileNotFoundError, or ValueError in one line for a string that names several, which shows them, or that names a model of another task.
     """
     if not isinstance(spec, (str, os.PathLike)):
@@ -103,7 +103,7 @@ def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
 
 
 def _of_hub(spec: str, task: str | None) -> Resolved:
-    """What the recipe in a repository of the Hub says; its weights are not fetched yet."""
+    """The entry in a repository of the Hub, with its recipe read; its weights are not fetched yet."""
     found = hub.find(spec)
     if task not in (None, found.entry.recipe.task):
         raise ValueError(f"{spec} is for task {found.entry.recipe.task}, not {task}")
@@ -111,7 +111,7 @@ def _of_hub(spec: str, task: str | None) -> Resolved:
 
 
 def _code(spec: str, path: str, kind: str, task: str | None) -> Resolved:
-    """What a class of the user's own names for a task, or for the only one that it was trained for."""
+    """The resolution of a user's class for a task, or for the only one that it was trained for."""
     _require_code(spec, path, kind)
     if task is not None and task not in TASKS.all():
         raise UnknownName(f"{spec}: {nearest('task', task, TASKS.all())}")
@@ -140,7 +140,7 @@ def _require_code(spec: str, path: str, kind: str) -> None:
 
 
 def resolve_for(spec: str, tasks: Sequence[str]) -> list[Resolved]:
-    """What a string names in a benchmark of some tasks: one model, but code once for every task that it was trained for here, or else for all.
+    """Resolve a string for a benchmark of some tasks: one model; code once per task that it was trained for here, else for all tasks.
 
     Raises what :func:`resolve` raises.
     """

@@ -1,4 +1,4 @@
-"""What is saved is what was trained: the state of a method as the bytes of a weight file, and back.
+"""Conversion of the state of a method to the bytes of a weight file, and back.
 
 Weights and buffers of floating dtypes are stored in the dtype that the recipe declares, all others in their own. A tensor that several modules
 share is stored once, under its first name.
@@ -23,12 +23,12 @@ NAMES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16",
 }  # fmt: skip
-"""What safetensors calls the dtypes that a weight file may hold."""
+"""safetensors names of the dtypes that a weight file may hold."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the weight file of a method holds.
+    """The content of a method's weight file.
 
     Attributes:
         stored: name -> (dtype in the file, shape).
@@ -63,7 +63,7 @@ def _state(method: nn.Module) -> dict[str, Tensor]:
 
 
 def layout(method: Method, storage: str) -> Layout:
-    """What the weight file of a method holds when floats are stored as ``storage``. Raises ForeignError for a state that cannot be saved."""
+    """The layout of a method's weight file when floats are stored as ``storage``. Raises ForeignError for a state that cannot be saved."""
     stored: Header = {}
     tied: dict[str, str] = {}
     first: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Where the weights of an entry lie: beside its recipe, or in a repository of the Hub that the recipe pins. No torch."""
+"""Locations of the weights of an entry: beside its recipe, or in a repository of the Hub that the recipe pins. No torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def require_pinned(path: Path, pinned: Weights, address: Address) -> None:
 
 
 def place(pinned: Weights) -> Path | None:
-    """Where weights with a source lie on this machine; None when they have none, or are not here yet."""
+    """The local path of weights that have a source; None when they have none, or are not downloaded yet."""
     if pinned.source is None:
         return None
     address = parse_address(pinned.source)

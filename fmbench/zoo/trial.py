@@ -1,4 +1,4 @@
-"""The trial: what every model must satisfy before a sample of it is scored, on a few noises; ``fmbench check`` runs the same items."""
+"""The trial: checks of every model on a few noises before its samples are scored; ``fmbench check`` runs the same items."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LEAST = 0.01
 
 @dataclass(frozen=True)
 class Subject:
-    """What is tried: a flow, its noises with their labels, a cheap sampler it can follow, its tolerance, the shape of a sample."""
+    """The input of a trial: a flow, its noises with their labels, a cheap sampler it accepts, its tolerance, the shape of a sample."""
 
     method: Flow
     noise: Points
@@ -198,7 +198,7 @@ def subject(
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Afterwards buffers are as they were. Raises ValueError when a parameter was changed inside."""
+    """Context that restores buffers. Raises ValueError when a parameter was changed inside."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     versions = [(name, p, p._version) for name, p in module.named_parameters()]
     try:

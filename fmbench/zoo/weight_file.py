@@ -1,4 +1,4 @@
-"""The weight file of an entry, read with suspicion: its size before its header, its header before its content. No torch."""
+"""Reading of an untrusted weight file: its size is checked before its header, its header before its content. No torch."""
 
 from __future__ import annotations
 
