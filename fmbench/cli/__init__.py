@@ -19,7 +19,7 @@ from fmbench.storage.readers import one_line
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """The argument parser with all commands."""
     # No abbreviations anywhere: `run --seed 3` would be taken for `--seed-set 3`.
     top = argparse.ArgumentParser(
         prog="fmbench", description="Model zoo and evaluation benchmark for flow matching.", allow_abbrev=False

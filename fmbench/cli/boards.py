@@ -38,7 +38,7 @@ def cmd_migrate(args: argparse.Namespace) -> int:
 
 
 def cmd_sysinfo(args: argparse.Namespace) -> int:
-    """Versions and devices."""
+    """Print versions and devices."""
     import torch
 
     from fmbench.evaluation import environment
@@ -54,7 +54,7 @@ def cmd_sysinfo(args: argparse.Namespace) -> int:
 
 
 def add(add: Add, commands: Any) -> None:
-    """The commands."""
+    """Add the commands."""
     board = commands.add_parser("leaderboard", help="build the leaderboard", allow_abbrev=False)
     commands_of_board = board.add_subparsers(required=True, metavar="COMMAND")
     p = add("build", cmd_leaderboard, "tables and page from result files", commands_of_board)

@@ -35,7 +35,7 @@ def cmd_validate_ranking(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The command."""
+    """Add the command."""
     p = add("validate-ranking", cmd_validate_ranking, "simulate error and power of the rule that ranks entries")
     p.add_argument("--quick", action="store_true", help="a fifth of the repetitions")
     p.add_argument("--markdown", type=Path, help="also write the report to a file")

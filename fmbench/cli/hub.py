@@ -14,7 +14,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def cmd_fetch(args: argparse.Namespace) -> int:
-    """Bring what is named to this machine; one thing that fails does not stop the others."""
+    """Download the named items; one failure does not stop the others."""
     from fmbench.zoo.machine import everything, needs
 
     if bool(args.names) == args.all:
@@ -42,7 +42,7 @@ def cmd_fetch(args: argparse.Namespace) -> int:
 
 
 def cmd_pin(args: argparse.Namespace) -> int:
-    """The address that names the very bytes that a repository holds now."""
+    """Print the address of a repository pinned to its present commit."""
     from fmbench.zoo.resolve import resolve
 
     found = resolve(args.repository).hub
@@ -127,7 +127,7 @@ def cmd_import(args: argparse.Namespace) -> int:
 
 
 def cmd_convert(args: argparse.Namespace) -> int:
-    """A pickled checkpoint as safetensors."""
+    """Convert a pickled checkpoint to safetensors."""
     from fmbench.zoo.convert import convert
 
     if not args.i_trust_this_file:
@@ -145,7 +145,7 @@ def cmd_convert(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The commands."""
+    """Add the commands."""
     p = add("fetch", cmd_fetch, "download models, datasets and extractors, checked, for work without a network")
     p.add_argument("names", nargs="*", help="hf:owner/name@revision, task/entry, a benchmark, a task or an extractor")
     p.add_argument("--all", action="store_true", help="all benchmarks with their data, extractors and entries")
@@ -177,7 +177,7 @@ def add(add: Add) -> None:
 
 
 def add_bundle(add: Add, commands: Any) -> None:
-    """The command with two parts."""
+    """Add the command with its two subcommands."""
     group = commands.add_parser("bundle", help="carry models and data to a machine without a network")
     parts = group.add_subparsers(dest="part", required=True, metavar="PART")
     p = add("export", cmd_export, "write a bundle", parts)

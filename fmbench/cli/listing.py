@@ -32,7 +32,7 @@ def _listing(kind: str) -> dict[str, str]:
 
 
 def _summary(metrics: Mapping[str, Any], name: str) -> str:
-    """What a listing says of a metric; of a plug-in that cannot be imported, why."""
+    """The summary of a metric in a listing; for a plug-in that cannot be imported, the reason."""
     try:
         return metrics[name].summary
     except ValueError as error:
@@ -40,7 +40,7 @@ def _summary(metrics: Mapping[str, Any], name: str) -> str:
 
 
 def cmd_list(args: argparse.Namespace) -> int:
-    """Names, one a line."""
+    """Print names, one per line."""
     kinds = KINDS if args.kind is None else (args.kind,)
     listing = {kind: _listing(kind) for kind in kinds}
     if args.json:
@@ -79,7 +79,7 @@ def _task(name: str) -> dict[str, Any]:
 
 
 def _registered(kind: str, name: str) -> dict[str, Any]:
-    """What a registered class or function says of itself."""
+    """The summary, reference and docstring of a registered class or function."""
     if kind == "tasks":
         return _task(name)
     found = REGISTRIES[kind].resolve(name)
@@ -100,7 +100,7 @@ def _entry(name: str) -> dict[str, Any] | None:
 
 
 def _info(name: str, wanted: str | None = None) -> dict[str, Any]:
-    """What there is to know about a name, of a kind where it has several. Raises UnknownName."""
+    """The facts about a name, of the given kind where it has several. Raises UnknownName."""
     from fmbench.records import protocol
 
     listed = {kind: _listing(kind) for kind in KINDS if kind != "entries" and wanted in (None, kind[:-1])}
@@ -119,7 +119,7 @@ def _info(name: str, wanted: str | None = None) -> dict[str, Any]:
 
 
 def cmd_info(args: argparse.Namespace) -> int:
-    """Facts about one name."""
+    """Print the facts about one name."""
     facts = _info(args.name, args.kind)
     if args.json:
         print_json(json.loads(json.dumps(facts, default=list)))
@@ -132,7 +132,7 @@ def cmd_info(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The commands."""
+    """Add the commands."""
     p = add("list", cmd_list, f"names of {', '.join(KINDS)}")
     p.add_argument("kind", nargs="?", choices=KINDS)
     p = add("info", cmd_info, "facts about one name")

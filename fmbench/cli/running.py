@@ -60,7 +60,7 @@ def cmd_run(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The command."""
+    """Add the command."""
     p = add("run", cmd_run, "evaluate models on a benchmark")
     p.add_argument("benchmark", help="a benchmark name, or a protocol file of your own")
     p.add_argument(

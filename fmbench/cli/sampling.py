@@ -9,7 +9,7 @@ from fmbench.cli.shared import DONE, Add, UsageError, device_of, positive, print
 
 
 def cmd_sample(args: argparse.Namespace) -> int:
-    """Samples into a picture or an array file."""
+    """Write samples to a picture or an array file."""
     import io
 
     import numpy as np
@@ -68,7 +68,7 @@ def cmd_sample(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The command."""
+    """Add the command."""
     p = add("sample", cmd_sample, "draw samples from an entry")
     p.add_argument("entry", help="task/entry, folder, hf:owner/name@revision or file.py:Class")
     p.add_argument("-n", type=positive, default=64)

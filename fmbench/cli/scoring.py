@@ -47,7 +47,7 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _read(facts: Mapping[str, Any], side: str) -> list[str]:
-    """What a user must know of how a file was read: what was chosen, left out, or is seen clipped."""
+    """Notes on how a file was read: the array chosen, files left out, values outside the range."""
     from fmbench.storage.arrays import listed
     from fmbench.storage.readers import shown
 
@@ -84,7 +84,7 @@ def _print_scores(result: Result) -> None:
 
 
 def _compared(args: argparse.Namespace) -> dict[str, Any]:
-    """What is compared with what, as :func:`fmbench.evaluation.rescoring.score` and ``dialects`` take it."""
+    """Samples and reference as arguments of :func:`fmbench.evaluation.rescoring.score` and ``dialects``."""
     return {
         "task": args.task,
         "reference": args.reference,
@@ -95,7 +95,7 @@ def _compared(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_usage(args: argparse.Namespace) -> None:
-    """Raise UsageError for options that contradict each other or that nothing would come of."""
+    """Raise UsageError for options that contradict each other or would have no effect."""
     if (args.task is None) == (args.reference is None):
         raise UsageError("give what to compare with: --task NAME or --reference FILE, one of them")
     if args.reference is None and args.reference_key is not None:
@@ -207,7 +207,7 @@ def cmd_validate(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The commands."""
+    """Add the commands."""
     p = add("score", cmd_score, "score samples that exist already")
     p.add_argument("samples", type=Path, help=".npy, .npz, .safetensors, or a folder or .zip of PNG pictures")
     p.add_argument("--task", help="compare with the real samples of a task")

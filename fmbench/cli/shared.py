@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, argument types, progress."""
+"""Code shared by the commands: exit codes, argument types, progress."""
 
 from __future__ import annotations
 

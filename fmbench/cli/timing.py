@@ -51,7 +51,7 @@ def _print(timed: list[Timed]) -> None:
 
 
 def cmd_latency(args: argparse.Namespace) -> int:
-    """Measure latencies alone."""
+    """Measure latencies only."""
     from fmbench.evaluation.retiming import measure_latencies
 
     device = device_of(args.device)
@@ -76,7 +76,7 @@ def cmd_latency(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The command."""
+    """Add the command."""
     p = add("latency", cmd_latency, "measure the latency of every architecture and sampler of a benchmark, in turns")
     p.add_argument("benchmark", help="a benchmark name, or a protocol file of your own")
     p.add_argument(

@@ -15,7 +15,7 @@ MOST_THREADS = 1024
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the options change in the recipe. Raises UsageError for what is said twice."""
+    """Recipe settings changed by the options. Raises UsageError for a setting given twice."""
     given = list(args.set or [])
     if args.teacher is not None:
         given.append(("teacher", args.teacher))
@@ -31,7 +31,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _require_own_words(chosen: Any, args: argparse.Namespace) -> None:
-    """Raise UsageError when a recipe that was found, not written here, names code that the command line does not name."""
+    """Raise UsageError when a recipe read from a file names code that the command line does not name."""
     from fmbench.registry import file_class
 
     for option, named, given in (
@@ -154,7 +154,7 @@ def cmd_check(args: argparse.Namespace) -> int:
 
 
 def add(add: Add) -> None:
-    """The commands."""
+    """Add the commands."""
     p = add("train", cmd_train, "train a recipe into an entry folder")
     p.add_argument("entry", nargs="?", help="a folder with recipe.toml, or task/entry of the zoo")
     p.add_argument("--method", help="a method name or file.py:Class, with the closed recipe of --task")

@@ -1,4 +1,4 @@
-"""One line of the validation report, and the three ways a number is held against what it must be.
+"""One line of the validation report, and the three kinds of checks against a known answer.
 
 - :func:`exact`: the metric has no sampling error on the case (population moments, sets whose answer is known point by point, closed
   fields); the tolerance is stated with the case and covers rounding, quadrature or a step size.

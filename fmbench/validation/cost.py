@@ -82,7 +82,7 @@ def _flops() -> Iterator[Check]:
 
 
 def _latency() -> Iterator[Check]:
-    """A clock that only moves when the sampler says so: five warm-ups of 1 s, then calls of 1, 2, ..., 101 ms."""
+    """Checks of latency with a clock that only the sampler advances: five warm-ups of 1 s, then calls of 1, 2, ..., 101 ms."""
     name, now, calls = "latency", [0.0], [0]
 
     def sample() -> None:

@@ -132,7 +132,7 @@ def _inception_score() -> Iterator[Check]:
 
 
 def _bayes_classifier() -> Any:
-    """``x_1 > 0`` as a scikit-learn classifier: nothing is learnt, so its accuracy between two Gaussians is known."""
+    """A scikit-learn classifier that predicts ``x_1 > 0`` without learning; its accuracy between two Gaussians is known."""
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class HalfSpace(ClassifierMixin, BaseEstimator):

@@ -1,4 +1,4 @@
-"""Cases of what depends on derivatives and inverses of a field: round trip, Lipschitz, divergence, likelihood, bits per dimension."""
+"""Cases of the metrics that use derivatives and inverses of a field: round trip, Lipschitz, divergence, likelihood, bits per dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a table of equal entries claims a difference, and how often it finds one that is there: ``fmbench validate-ranking``.
+"""Simulation of the ranking's family-wise error among equal entries, and of its power: ``fmbench validate-ranking``.
 
 Entries are drawn on the scale that they are compared on: a mean, an effect of the unit (evaluation seed or jackknife group) that all entries
 share and that is twice as large as their own noise, and normal noise of their own. Their spreads are equal, or differ up to fourfold, evenly in
@@ -36,7 +36,7 @@ LIMITS = {"equal": 0.05, "fourfold": 0.08}
 SHARED = 2.0
 """Standard deviation of what all entries of a unit share, in that of their own noise."""
 GAP = 5.0
-"""What half of the entries are worse by where power is measured, in standard deviations of a mean over the units."""
+"""Difference of the worse half of the entries where power is measured, in standard deviations of a mean over the units."""
 ALLOWANCE = 3.29 / 1.96
 """Half-widths by which an error may lie above its limit: dozens are checked, and that of two entries is the limit itself."""
 REPETITIONS, QUICK = 10_000, 2_000
@@ -65,7 +65,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a rule does: family-wise error among equal entries and with half of them worse, and the share of true differences found."""
+    """The error rates of a rule: family-wise among equal entries and with half of them worse, and the share of true differences found."""
 
     error: Share
     error_half: Share
@@ -82,7 +82,7 @@ class Line:
 
     @property
     def held(self) -> bool:
-        """Whether no simulated error is above its limit by more than chance would do once in 2,000 times."""
+        """Whether all simulated errors are within their limits, up to a deviation that chance exceeds once in 2,000 times."""
         limit = LIMITS[self.setting.spread]
         return all(share.value - ALLOWANCE * share.half <= limit for share in (self.rule.error, self.rule.error_half))
 
@@ -117,14 +117,14 @@ def draw(setting: Setting, gap: float, repetitions: int, random: np.random.Gener
 
 
 def evidence(setting: Setting, y: np.ndarray) -> Evidence:
-    """The evidence of the report's rule for what :func:`draw` gave."""
+    """The evidence of the report's rule for the values of :func:`draw`."""
     if setting.claim == "network":
         return network(y)
     return method(trainings([y[:, i] for i in range(setting.entries)]))
 
 
 def old_rule(y: np.ndarray) -> np.ndarray:
-    """What the rule before this one claimed: (repetitions, pairs), a 95 % paired t interval without 0 for each pair by itself."""
+    """Claims of the previous rule, (repetitions, pairs) booleans: the 95 % paired t interval of each pair by itself excludes 0."""
     n = y.shape[-1]
     error = np.sqrt(difference_variances(y) / n)
     return np.abs(differences(y.mean(-1))) > t95(n - 1) * error

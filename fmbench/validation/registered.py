@@ -1,4 +1,4 @@
-"""Calls a metric as the harness calls it: by its registered name, on evidence."""
+"""Calls of metrics by their registered name on evidence, as in the harness."""
 
 from __future__ import annotations
 
