@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def tracebacks(wanted: bool) -> Iterator[None]:
-    """With ``--debug``, the traceback of every failure of a model or plug-in that became one line goes to standard error."""
+    """With ``--debug``, write the traceback of every failure of a model or plug-in to standard error."""
     if not wanted:
         yield
         return

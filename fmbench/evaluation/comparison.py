@@ -57,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Files:
-    """What a user asks to be compared.
+    """The files and options of a comparison.
 
     Attributes:
         samples: a file or folder, see :func:`~fmbench.storage.samples.read_samples`.

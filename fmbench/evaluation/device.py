@@ -1,4 +1,4 @@
-"""Where a run takes place: one name, checked once, for the command line and for Python."""
+"""Choice of the device by name, for the command line and for Python."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {"(x-128)/128": centred,
 
 @dataclass(frozen=True)
 class Convention:
-    """How a library turns images into a score.
+    """The convention of a library to compute a score from images.
 
     Attributes:
         name: the library and its mode.
@@ -65,7 +65,7 @@ class Convention:
 
     @property
     def pixels(self) -> tuple[str, str, str]:
-        """What decides what the network sees."""
+        """The settings that determine the network's input."""
         return self.resize, self.quantise, self.normalise
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def fid_dialects(
 
 
 def spread(dialects: Sequence[Dialect]) -> Spread:
-    """How far the conventions are apart; the first row is the project's own."""
+    """The spread of the score over the conventions; the first row is the project's own."""
     scores = [dialect.fid for dialect in dialects]
     gap = max(scores) - min(scores)
     return Spread(min(scores), max(scores), gap / scores[0] if scores[0] else float("nan"))

@@ -264,7 +264,7 @@ class Evaluation:
             return model_cost(self.model, fitting[0], self.spec.latency["batches"][-1])
 
     def conditions(self) -> dict[str, Any]:
-        """Where and how this runs."""
+        """The conditions of the run: versions, device, threads, batch size."""
         return {
             **environment.describe(device_of(self.model.method) if self.model else torch.device("cpu")),
             "batch_size": self.options.batch_size,
@@ -272,7 +272,7 @@ class Evaluation:
         }
 
     def benchmark(self) -> dict[str, Any]:
-        """What a result says about the protocol."""
+        """The protocol as recorded in a result."""
         return {"name": self.spec.name, "version": self.spec.version, "sha256": self.spec.sha256}
 
     def result(self, rows: Sequence[Row], flow: Mapping[str, Estimate], cost: Mapping[str, Any]) -> Result:
@@ -302,7 +302,7 @@ def now() -> str:
 
 
 def describe(model: Model | None, name: str) -> dict[str, Any]:
-    """What a result says about the model."""
+    """The model as recorded in a result."""
     if model is None:
         return {"name": name, "method": DATA, "division": "anchor", "parameters": 0, "weights_sha256": None}
     recipe = model.recipe

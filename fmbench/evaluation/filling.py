@@ -69,7 +69,7 @@ class Filling:
         self.flows: FlowScorer = run.flow_scorer(want.flow_lacks(held))
 
     def _endpoints(self, names: Sequence[str]) -> Any:
-        """Ends of the reference solve, where a metric looks at them."""
+        """End points of the reference solve, when a metric needs them."""
         with self.run.watch.phase("flow"):
             return self.flows.endpoints() if any(METRICS[name].first_seed for name in names) else None
 
@@ -206,7 +206,7 @@ def _longer(facts: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 def joined(held: Result | None, made: Result) -> Result:
-    """A filled result that says of every number in which run it was made; its own run is that of the first draws."""
+    """The filled result with the run of every value recorded; its own run is that of the first draws."""
     if held is None:
         return _with_runs(made, lambda run: "")
     old, new = own_run(held.to_json()), own_run(made.to_json())

@@ -54,12 +54,12 @@ class Order:
 
     @property
     def file(self) -> str:
-        """Name of the file of its unit, in a folder that stands for everything else."""
+        """File name of its unit, in a folder named by everything else that determines it."""
         name = f"{self.sampler.label}-s{self.seed}-{self.start}-{self.stop}.safetensors"
         return check_name(name, "a unit of samples")
 
     def plain(self) -> dict[str, Any]:
-        """The order as JSON can say it."""
+        """The order as plain data for JSON."""
         sampler = {"solver": self.sampler.solver, "steps": self.sampler.steps, "guidance": self.sampler.guidance}
         return {**dataclasses.asdict(self), "sampler": sampler}
 

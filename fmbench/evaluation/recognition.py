@@ -45,10 +45,10 @@ def _renamed(table: Mapping[str, Estimate], old: Mapping[str, str], new: Mapping
 def recognised(run: Evaluation, want: Wanted, held: Result | None) -> Result | None:
     """The stored result of an evaluation with the keys of the present code.
 
-    Where task, weights, recipe, samplers, seeds and samples are those wanted and only the hash of the user's code is another, the witness of
-    the flow and of every sampler is made again. When all agree, the result is served under the new hash; operations, times and cost, which an
-    edit may change, are measured again. When one differs, nothing is renamed, so everything is measured again. At most one block of 256 is
-    sampled by each sampler. The model must be where it is to be evaluated.
+    Where task, weights, recipe, samplers, seeds and samples are those wanted and only the hash of the user's code is another, the witness
+    of the flow and of every sampler is computed again. When all agree, the result is served under the new hash; operations, times and
+    cost, which an edit may change, are measured again. When one differs, nothing is renamed, so everything is measured again. At most one
+    block of 256 is sampled by each sampler. The model must be where it is to be evaluated.
     """
     if held is None or run.model is None:
         return held

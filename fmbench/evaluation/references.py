@@ -52,7 +52,7 @@ def check_width(points: Points, extractor: Extractor, statistics: Statistics) ->
 
 
 class References:
-    """The last :data:`MOST` references of one task: a run goes task by task, and only the present one is asked for again."""
+    """Cache of the last :data:`MOST` references of one task; a run goes task by task, so only the present one is used again."""
 
     def __init__(self) -> None:
         # With the target, so that its address stays its own for as long as it stands for it.

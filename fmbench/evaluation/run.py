@@ -28,21 +28,21 @@ from fmbench.zoo.model import Model
 from fmbench.zoo.resolve import Resolved, resolve
 
 MOST_NUMBERS = 100_000_000
-"""Parameters of the models that a run keeps in memory, all together."""
+"""Largest total number of parameters of the models that a run holds in memory."""
 MOSTLY = 0.8
-"""Part of an evaluation that is done when only its times are missing, for progress bars."""
+"""Share of an evaluation that counts as done when only its latencies are missing, for progress bars."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run produced: results, and one line for each model that could not be evaluated at all."""
+    """The outcome of a run: results, and one line for each model that could not be evaluated at all."""
 
     results: list[Result]
     errors: list[str]
 
 
 class _Models:
-    """Loads the models of a plan; those that are small together stay in memory, for they are looked at several times."""
+    """Loads the models of a plan; small ones stay in memory up to a total size, because they are used several times."""
 
     def __init__(self, device: str, trust_remote_code: bool = False) -> None:
         self.device, self.trusting, self.numbers = device, trust_remote_code, 0
@@ -77,7 +77,7 @@ def _for_others(spec: Protocol, planned: Sequence[Planned], options: Options, ou
 
 @dataclass(frozen=True)
 class _Shared:
-    """How the evaluations of a plan are shared out.
+    """The distribution of a plan's evaluations over processes.
 
     Attributes:
         missing: places in the plan of those that other processes can measure something of.
@@ -96,12 +96,12 @@ class _Shared:
 
     @property
     def parts(self) -> bool:
-        """Whether other processes get units of samples, for want of evaluations."""
+        """Whether other processes get units of samples, because there are too few evaluations."""
         return self.workers > max(1, self.models)
 
 
 def _share_out(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path, models: _Models) -> _Shared:
-    """How evaluations are shared out. Stored results are read only when there may be several processes."""
+    """The distribution of evaluations over processes. Stored results are read only when there may be several processes."""
     if options.processes(models.device, sum(one.model is not None for one in planned)) == 1:
         return _Shared()
     missing = _for_others(spec, planned, options, out, models)
@@ -170,7 +170,7 @@ class _Carried:
         self.whole: set[int] = set()
 
     def _evaluate(self, index: int, options: Options, timed: bool, **how: Any) -> None:
-        """One evaluation; what goes wrong is one line, and the others go on.
+        """Carry out one evaluation; a failure becomes one line, and the others go on.
 
         A model without a code hash, whose result cannot be found again, is timed at once.
         """

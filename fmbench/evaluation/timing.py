@@ -37,7 +37,7 @@ KEY = 12
 """Hexadecimal digits of a key."""
 PLAIN = Acceleration()
 PER_BATCH = tuple(field for field in Batch.__struct_fields__)
-"""What is said of every batch size; the conditions are the same for all."""
+"""Fields of every batch size; the conditions are the same for all."""
 
 
 # -- what a time depends on --------------------------------------------------------------------------------------------
@@ -136,9 +136,9 @@ def _jobs(wish: Wish, batches: Sequence[int]) -> list[Job]:
 
 
 def latency_record(records: Sequence[dict[str, Any]], key: str | None) -> dict[str, Any]:
-    """What a result says: the largest batch size that fits with its conditions, all of them in ``batches``, and the ``best`` of them.
+    """Latency as recorded in a result: the largest batch size that fits with its conditions, all sizes in ``batches``, and the ``best``.
 
-    Where not even the smallest could be measured, ``failed`` says why and is all there is.
+    Where not even the smallest could be measured, ``failed`` holds the reason and is the only field.
     """
     try:
         rows = fitting(records)

@@ -73,7 +73,7 @@ class Here:
     def map(
         self, function: Work, orders: Sequence[Any], report: Report = nothing, finished: Report = nothing
     ) -> list[Done]:
-        """See :meth:`Executor.map`; whatever else the function raises passes through."""
+        """See :meth:`Executor.map`; other exceptions of the function pass through."""
         found = []
         for order in orders:
             found.append(attempted(function, order, report))

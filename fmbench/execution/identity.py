@@ -35,7 +35,7 @@ def _foreign_roots() -> tuple[Path, ...]:
 
 
 def is_users(module: str | None) -> bool:
-    """Whether a module of this name is the user's own: neither fmbench, nor installed, nor built in."""
+    """Whether a module of this name is user code: neither fmbench, nor installed, nor built in."""
     loaded = sys.modules.get(module or "")
     if loaded is None or module in sys.builtin_module_names:
         return loaded is None and module is not None and not _known(module)
@@ -166,7 +166,7 @@ class _Digest:
                 self.value(function.__globals__[name])
 
     def code(self, code: types.CodeType) -> None:
-        """What a function does, whatever lines it stands on."""
+        """The code of a function, without line numbers."""
         self.say(code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, code.co_flags)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):

@@ -146,7 +146,7 @@ class Processes:
         self.end()
 
     def end(self) -> None:
-        """End all processes, whatever they are doing; those that do not within :data:`GRACE` seconds are killed."""
+        """End all processes; those that do not end within :data:`GRACE` seconds are killed."""
         for worker in self._workers:
             worker.socket.close()
         until = time.monotonic() + GRACE

@@ -23,7 +23,7 @@ class Bijection(Flow):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """An exact density, and a way back."""
+        """An exact density, and the inverse map."""
         return frozenset({EXACT_DENSITY, INVERSE})
 
     def accepts(self, sampler: Sampler) -> str | None:

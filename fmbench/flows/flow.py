@@ -52,7 +52,7 @@ class Flow(nn.Module, ABC):
         return {"network": self.net}  # type: ignore[dict-item]
 
     def source(self, task: Task) -> Distribution:
-        """Where samples start: the task's source unless overridden."""
+        """The source distribution of samples: the task's unless overridden."""
         return task.source
 
     def accepts(self, sampler: Sampler) -> str | None:

@@ -42,7 +42,7 @@ class LatentFlow(Flow):
         return StandardNormal(self.latent)
 
     def accepts(self, sampler: Sampler) -> str | None:
-        """What the flow inside accepts."""
+        """See :meth:`Flow.accepts`, applied to the inner flow."""
         return self.inner.accepts(sampler)
 
     def sample(self, draws: Draws, sampler: Sampler, cond: Condition | None = None) -> Points:

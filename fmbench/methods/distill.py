@@ -38,7 +38,7 @@ class Distill(FlowMap, Method):
         return pair_batches(task, base, self.pairs, self.sampler, batch_size, LABELS in self.capabilities)
 
     def jump(self, x: Points, r: Times, t: Times, cond: Condition | None = None) -> Points:
-        """From t = 0 to t = 1, whatever the times: the only jump there is."""
+        """The map from t = 0 to t = 1, the only jump; the times are ignored."""
         return x + evaluate(self.net, x, torch.zeros(len(x), device=x.device), cond=cond)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -24,7 +24,7 @@ class Closed(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Acceleration(Closed, frozen=True):
-    """How the network was computed while it sampled."""
+    """Acceleration of the network during sampling."""
 
     dtype: str
     channels_last: bool
@@ -77,7 +77,7 @@ class Energy(Closed, frozen=True):
 
 
 class Cost(Closed, frozen=True):
-    """What a model costs to run, or the reason why it could not be measured."""
+    """Cost of running a model, or the reason why it could not be measured."""
 
     parameters: Count | None = None
     batch: Positive | None = None

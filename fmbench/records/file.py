@@ -153,7 +153,7 @@ def _pins(estimates: list[tuple[str, str, Mapping[str, Any]]]) -> dict[str, dict
 
 
 def _key(name: str, estimate: Mapping[str, Any]) -> str:
-    """The key that a number has, or one of what it says about itself."""
+    """The key of a value; where it has none, ``~`` and a hash of metric, extractor and reference."""
     own = {key: value for key, value in estimate["details"].items() if key in ("extractor", "reference_sha256")}
     return (
         estimate.get("key") or "~" + fingerprint([name, own if estimate["value"] is not None else None])[: METRIC - 1]

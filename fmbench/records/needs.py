@@ -21,7 +21,7 @@ CAPABILITIES = {
     "guidance": "guidance by a network that also knows the unconditional field",
     "features": "features of images, for distances between sets of them",
 }
-"""What a flow may be able to do, in words for reasons."""
+"""Capabilities of flows, described in words for reasons."""
 SPACE, TASK, FLOW, SAMPLES = "space", "task", "flow", "samples"
 
 

@@ -203,7 +203,7 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def _check_schema(schema: Any, where: str) -> None:
-    """Raise ValueError for a recipe of another version, before its keys are looked at: those may be another version's too."""
+    """Raise ValueError for a recipe of another version, before its keys are checked, which may differ between versions."""
     if schema != SCHEMA or isinstance(schema, bool):
         newer = isinstance(schema, int) and schema > SCHEMA
         advice = "; update flow-matching-bench" if newer else ""

@@ -87,7 +87,7 @@ class Row:
 
     @property
     def sampler(self) -> Sampler:
-        """How the samples were drawn. Raises ValueError for steps or a guidance that no sampler has."""
+        """The sampler of the row. Raises ValueError for steps or a guidance that no sampler has."""
         return Sampler(self.solver, self.steps, guidance=self.guidance)
 
     @property

@@ -24,7 +24,7 @@ UNSAMPLED = "none"
 
 @dataclass(frozen=True)
 class Sampler:
-    """How samples are drawn.
+    """The settings that samples are drawn with.
 
     Attributes:
         solver: registry name of the solver.

@@ -102,7 +102,7 @@ class LeftOut(Closed, frozen=True):
 
 
 class Source(Closed, frozen=True):
-    """What a file of samples, or a reference, held and what of it was read."""
+    """Content of a file of samples or of a reference, and the part of it that was read."""
 
     n: Positive | None = None
     sha256: Hash | None = None
@@ -115,7 +115,7 @@ class Source(Closed, frozen=True):
 
 
 class Samples(Closed, frozen=True):
-    """How many, and the hash of their float32 values; for samples from a file what the file held, and what they were compared with."""
+    """Number of samples and the hash of their float32 values; for samples from a file also the file's content and the reference."""
 
     n: Positive | None = None
     sha256: Hash | None = None
@@ -178,7 +178,7 @@ class Task(Closed, frozen=True):
 
 
 class Model(Closed, frozen=True):
-    """What was evaluated."""
+    """The evaluated model."""
 
     name: str
     method: Text

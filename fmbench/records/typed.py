@@ -107,7 +107,7 @@ def _error(content: Any, kind: type) -> str | None:
 
 
 def _split(error: str) -> tuple[str, str]:
-    """What is wrong, and the path as msgspec writes it, ``$.rows[2].metrics[...]``."""
+    """The message of an msgspec error and its path, such as ``$.rows[2].metrics[...]``."""
     message, found, path = error.rpartition(" - at `$")
     return (message, path.removesuffix("`")) if found else (error, "")
 
@@ -142,7 +142,7 @@ def _failing_key(content: Any, keys: list[str | int], table: Mapping[str, Any], 
 
 
 def _replaced(content: Any, keys: list[str | int], table: Any) -> Any:
-    """A copy of nested data with another value at a place; everything beside the way there is shared."""
+    """A copy of nested data with another value at a place; unchanged parts are shared."""
     if not keys:
         return table
     copy = content.copy()

@@ -31,7 +31,7 @@ CONDITIONS = (
 """Fields shown in the note of a latency."""
 CLAIM_OF_METHODS = "the rank covers training and evaluation noise"
 UNSETTLED = "not stable when it was timed"
-"""Why times of earlier versions are void."""
+"""Reason why times of earlier versions are void."""
 NOT_RUN = Cell(MISSING, note="not run with this sampler")
 
 

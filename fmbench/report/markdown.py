@@ -87,7 +87,7 @@ def table_lines(table: Table) -> list[str]:
 
 
 def legend(tables: Mapping[TableKey, Table]) -> list[str]:
-    """What each metric in the tables means, one line each."""
+    """Descriptions of the metrics in the tables, one line each."""
     found = {}
     for table in tables.values():
         for i in table.view():

@@ -70,7 +70,7 @@ def unranked_reason(result: Result) -> str | None:
 
 
 def division_of(result: Result) -> str:
-    """The one of :data:`DIVISIONS` that a ranked result stands in."""
+    """The division of a ranked result, one of :data:`DIVISIONS`."""
     return result.model["division"] + (CONDITIONAL if result.model.get("conditional") else "")
 
 

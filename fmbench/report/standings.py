@@ -19,9 +19,9 @@ from fmbench.statistics import comparisons
 from fmbench.statistics.comparisons import Evidence
 
 FEWEST = 3
-"""Units below which intervals are compared: the spread of two values says nothing."""
+"""Least number of units to compare raw values; below it, intervals are compared."""
 METHOD = 3
-"""Trainings from which on an entry stands for its method."""
+"""Least number of trainings for which an entry represents its method."""
 GROUPS = 20
 DRIFT = 0.1
 """Largest share by which a value may be away from those without a group, beside three standard errors of theirs."""
@@ -123,7 +123,7 @@ def _logarithmic(standings: Sequence[Standing], info: Metric) -> bool:
 
 
 def _scaled(of: Standing, log: bool) -> np.ndarray:
-    """What is averaged, (trainings, units): values of seeds, or pseudo-values of groups centred on the whole value, on the scale compared on."""
+    """The averaged values, (trainings, units): those of seeds, or pseudo-values of groups centred on the full value, on the compared scale."""
     assert of.units is not None
     y = np.log(of.units) if log else of.units
     if not of.groups:

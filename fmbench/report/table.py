@@ -49,7 +49,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranking:
-    """How the entries of a division were ranked whose ranks claim the same kind of thing, ``network`` or ``method``.
+    """The ranking of the entries of one division and one claim, ``network`` or ``method``.
 
     ``facts`` are those of :class:`~fmbench.report.standings.Ranks`; its pairs stand in the order of the rows.
     """

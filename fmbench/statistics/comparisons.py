@@ -25,7 +25,7 @@ ALPHA = 0.05
 """Probability that a family of entries claims any difference that is not there."""
 
 _ROUNDING = 1e-24
-"""Variances below this share of the squared values are rounding errors, and a floor far below a typical variance stands for them."""
+"""Variances below this share of the squared values are rounding errors, and are replaced by a floor far below a typical variance."""
 _FLOOR = 1e-5
 
 

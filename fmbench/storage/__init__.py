@@ -1,1 +1,1 @@
-"""Files that are never half-written, the cache folder, downloads, and readers of files from outside."""
+"""Atomic files, the cache folder, downloads, and readers of untrusted files."""

@@ -63,7 +63,7 @@ def opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The content of a file in a zip, a piece at a time and never more than the table of contents says; its checksum is checked.
+    """The content of a file in a zip, in pieces, up to the size in the table of contents; its checksum is checked.
 
     Raises what ``zipfile`` raises for damage, EOFError for a file that ends early.
     """
@@ -77,7 +77,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def copy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> str:
-    """Unpack a file in a zip to a new path, a piece at a time and never more than the table of contents says; the SHA-256 of what was written.
+    """Unpack a file in a zip to a new path, in pieces, up to the size in the table of contents; returns the SHA-256 of its content.
 
     Raises FileExistsError for a path that is taken, EOFError for a file that ends early, and what ``zipfile`` raises for damage.
     """

@@ -1,4 +1,4 @@
-"""Files that are never half-written: everything fmbench stores goes through a temporary neighbour and one rename."""
+"""Atomic writing of files, through a temporary file in the same folder and one rename, and hashes of files."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def parse_address(text: str) -> Address:
 
 
 def commit_of(address: Address) -> str:
-    """The 40 digits of the commit that an address names now; without a network, the one that it named when it was last asked for.
+    """The 40 digits of the present commit of an address; without a network, those of the last request.
 
     Raises, in one line, what :func:`~fmbench.storage.hub_client.explain` makes of a failure.
     """

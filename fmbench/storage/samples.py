@@ -21,7 +21,7 @@ PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 RANGES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
 """Values of black and white in float images, by the name that `--range` takes."""
 DARKEST = 32
-"""Images in 0..255 with no pixel above this are taken for images on another scale."""
+"""Images in 0..255 with no pixel above this are suspected to be on another scale."""
 DARK_SHARE = 1e-3
 """Float images with a smaller share of values below -0.5 than this may be images on [0, 1] that overshoot: there is hardly a dark pixel."""
 EXACT = 2**53

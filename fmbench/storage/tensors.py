@@ -24,7 +24,7 @@ NAME = "file"
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds: tensors by name, on the CPU, and facts by name."""
+    """The content of a file: tensors by name, on the CPU, and facts by name."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, str]

@@ -53,7 +53,7 @@ class _Remembered:
 
     @cached_property
     def weights(self) -> str:
-        """Hash of the weights, taken when the first samples are asked for."""
+        """Hash of the weights, computed with the first request for samples."""
         return state_hash(self.base)
 
     @cached_property

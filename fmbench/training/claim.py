@@ -20,7 +20,7 @@ CHOICES = "give another --out, or --overwrite to replace it"
 def claim(recipe: Recipe, out: Path, overwrite: bool) -> None:
     """Raise ValueError in one line when the entry of ``recipe`` must not be written into ``out``; nothing is changed here.
 
-    Refused are names that no entry has, anything but regular files in the place of what will be written, and without ``overwrite`` a finished
+    Refused are names that no entry may have, anything but regular files at the paths to be written, and without ``overwrite`` a finished
     entry, another recipe, and files that belong to no entry. The folder of an unfinished training is free; its checkpoint says whose it is.
     """
     check_entry_name(out.resolve().name, "the folder of an entry")

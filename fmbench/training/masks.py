@@ -22,7 +22,7 @@ class CannotBeCut(Exception):
 
 
 class OwnRows(TorchFunctionMode):
-    """Inside, dropout draws the mask of the whole batch and uses the rows of the slice. Raises CannotBeCut for anything but rows."""
+    """Context in which dropout draws the mask of the whole batch and uses the rows of the slice. Raises CannotBeCut for other shapes."""
 
     def __init__(self, rows: Rows) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class OwnRows(TorchFunctionMode):
 
 
 class NothingElseDrawn(OperatorMode):
-    """Inside, an operation that draws random numbers raises CannotBeCut, but for the masks of ``own``."""
+    """Context in which an operation that draws random numbers raises CannotBeCut, except the masks of ``own``."""
 
     def __init__(self, own: OwnRows) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 @contextmanager
 def same_draws(state: list[Tensor] | None, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators begin at ``state`` (None: as they are) and are put back afterwards."""
+    """Context in which torch's global generators start from ``state`` (None: unchanged) and are restored afterwards."""
     if state is None:
         yield
         return

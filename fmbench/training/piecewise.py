@@ -35,7 +35,7 @@ class Group(Protocol):
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         ...
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Cut:
-    """How a batch is cut: ``parts`` slices for each process of ``group`` (None for one process)."""
+    """The partition of a batch: ``parts`` slices for each process of ``group`` (None for one process)."""
 
     parts: int
     group: Group | None = None
@@ -101,7 +101,7 @@ class Function(ABC):
         """The outputs for one slice, whose rowed inputs are cut already. Built from functions that torch.func transforms."""
 
     def evaluate(self, rows: Rows, *inputs: Tensor) -> Tensors:
-        """The same outside every transform, in the way that asks least of a network."""
+        """The outputs for one slice, evaluated outside every transform; the graph is cached when ``differentiated`` is set."""
         if self.differentiated is None:
             return self(rows, *inputs)
         with torch.enable_grad():
@@ -119,7 +119,7 @@ class Function(ABC):
         return list(leaves.values()), self(rows, *_replaced(inputs, leaves))
 
     def check(self, *inputs: Tensor) -> None:  # noqa: B027 - most functions have nothing to check
-        """Raise ValueError when the function is not what this class says; gets the whole inputs, outside every transform."""
+        """Raise ValueError when the function does not treat rows independently; gets the whole inputs, outside every transform."""
 
 
 class Vjp(Function):
@@ -141,7 +141,7 @@ class Vjp(Function):
         return (*pullback(cotangents), cotangents[0].new_ones(len(self.needed)).detach())
 
     def evaluate(self, rows: Rows, *inputs: Tensor) -> Tensors:
-        """By a plain backward pass, which also tells unused inputs from gradients of 0."""
+        """Evaluate by a plain backward pass, which also distinguishes unused inputs from gradients of 0."""
         primals, cotangents = inputs[: len(self.of.rowed)], inputs[len(self.of.rowed) :]
         with torch.enable_grad():
             chosen, outputs = self.of.graph(rows, primals, self.needed)

@@ -25,7 +25,7 @@ class Processes:
 
     Attributes:
         rank: number of this process, from 0; process 0 writes the files.
-        size: how many there are.
+        size: number of processes.
         device: where this process computes.
     """
 
@@ -65,7 +65,7 @@ class Processes:
 
 
 def launched() -> int:
-    """How many processes a launcher (accelerate, torchrun, :func:`launch`) has started, 1 without one."""
+    """Number of processes that a launcher (accelerate, torchrun, :func:`launch`) has started, 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -25,7 +25,7 @@ from fmbench.training.piecewise import Cut, Function, Group, Rows, Tensors, chec
 __all__ = ["Cut", "Group", "Sharded", "check_rows", "in_slices", "require_called"]
 
 _PROBED = 8
-"""Rows on which a network is asked whether it mixes them."""
+"""Number of rows on which a network is tested for mixing rows."""
 _TOLERANCE = 0.05
 """Relative difference of a row alone and among others, beyond what kernels of other sizes round and bfloat16 hides."""
 
@@ -120,9 +120,9 @@ class _Call(Function):
         return outputs
 
     def check(self, *inputs: Tensor) -> None:
-        """In the first call: raise ValueError when a row alone is not what it is among others, when a call changes the buffers, or draws.
+        """Check the first call: raise ValueError when a row's output depends on other rows, or a call changes buffers or draws numbers.
 
-        Weights are shaken: at their start, the last layer of many networks is 0 and would hide it.
+        Weights are perturbed: initially, the last layer of many networks is 0 and would hide a dependence.
         """
         if not self.probe:
             return
@@ -144,7 +144,7 @@ class _Call(Function):
 
 
 def _noise(parameter: Tensor, random: torch.Generator) -> Tensor:
-    """Normal numbers of a size that keeps what passes through a layer at its size."""
+    """Normal numbers scaled so that a layer roughly preserves the size of its input."""
     inputs = parameter.numel() / len(parameter) if parameter.ndim > 1 else 25.0
     return torch.randn(parameter.shape, generator=random).to(parameter) * (0.5 / max(inputs, 1.0) ** 0.5)
 
@@ -184,7 +184,7 @@ def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def in_slices(method: nn.Module, cut: Cut) -> tuple[Any, list[Sharded]]:
     """The method with every network in it sharded, and these networks. The method itself stays as it is; parameters and buffers are shared.
 
-    A network is a module that has parameters and can be called; what lies in one is part of it.
+    A network is a module that has parameters and can be called; modules inside one are part of it.
     """
     made: dict[int, nn.Module] = {}
 

@@ -36,7 +36,7 @@ def learning_rate(config: Training, step: int) -> float:
 
 @contextmanager
 def _keyed(seed: int, step: int, device: str) -> Iterator[None]:
-    """Inside, torch's global generators, which dropout and careless losses draw from, depend on seed and step; then they are as before."""
+    """Context that seeds torch's global generators, used by dropout and some losses, by seed and step, and restores them afterwards."""
     on_gpu = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         key = generator(seed, 2, step).initial_seed()

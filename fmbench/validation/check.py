@@ -18,7 +18,7 @@ import numpy as np
 from fmbench.storage.readers import one_line
 
 FALSE_ALARM = 1e-3
-"""Probability that a correct metric fails one sampled check, two-sided; fixed before any number was looked at."""
+"""Probability that a correct metric fails one sampled check, two-sided; fixed before any result was known."""
 ROUNDING = 1e-9
 
 

@@ -19,7 +19,7 @@ from fmbench.validation.registered import on_samples
 K = 5
 REPEATS = 40
 FAR = 300.0
-"""Distance of clusters that must not see each other; much larger ones would drown neighbours in rounding."""
+"""Distance of clusters that must not be neighbours; much larger ones would lose neighbour distances in rounding."""
 
 
 def _sets(name: str) -> Iterator[Check]:

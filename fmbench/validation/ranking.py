@@ -163,7 +163,7 @@ def _rates(setting: Setting, repetitions: int, rule: Callable[[np.ndarray], np.n
 
 
 def simulate(setting: Setting, repetitions: int) -> Line:
-    """Error and power of one setting, seeded: the same numbers again and again, whatever else is simulated."""
+    """Error and power of one setting, with its own seed, so that the values do not depend on other settings."""
     part = settings().index(setting)
     rule = _rates(setting, repetitions, lambda y: holm(evidence(setting, y)), part)
     old = _rates(setting, repetitions, old_rule, part) if setting.claim == "network" else None

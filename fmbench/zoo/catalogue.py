@@ -24,7 +24,7 @@ CONDITIONAL = "-cond"
 _NAME = re.compile(r"(?!\.)[^/\\]+/(?!\.)[^/\\]+")
 """``task/entry``: two names of folders, none of them hidden."""
 LOCAL_ENTRIES = Path("entries")
-"""Where ``fmbench train --method`` writes and where a method given as ``file.py:Class`` looks for its weights."""
+"""Folder that ``fmbench train --method`` writes to, and that is searched for the weights of ``file.py:Class``."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Entry:
 
     @property
     def where(self) -> str:
-        """In words, where the weights are and whether they are on this machine; nothing is read or asked for."""
+        """A description of where the weights are and whether they are on this machine; nothing is read or requested."""
         pinned = self.recipe.weights
         if pinned is None:
             return "not trained yet" if self.recipe.net else "closed form, no weights"

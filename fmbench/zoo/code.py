@@ -51,7 +51,7 @@ _SOURCES: WeakKeyDictionary[type, Source] = WeakKeyDictionary()
 
 
 def method_class(spec: str) -> type[Method]:
-    """The class of a registered name or of ``path/to/file.py:Class``; the file is executed, so it must be the user's own words.
+    """The class of a registered name or of ``path/to/file.py:Class``; the file is executed, so the user must have named it.
 
     Raises UnknownName, FileNotFoundError, or ValueError: the file fails, with its line, or has no such Method.
     """

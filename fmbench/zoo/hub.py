@@ -58,7 +58,7 @@ class HubEntry:
         return file_class(self.entry.recipe.method["name"])
 
     def fetch(self) -> Entry:
-        """The entry with all of its files on this machine, each checked; nothing is asked of the network when they are there.
+        """The entry with all of its files downloaded and checked; the network is not used when they are there.
 
         Raises ValueError in one line for weights that are not what the recipe pins (a wrong download is deleted), for weights that are no
         safetensors, and what :func:`fmbench.storage.repository.fetch` raises.

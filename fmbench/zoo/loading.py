@@ -1,4 +1,4 @@
-"""Entry, or code of the user's own -> a model with its weights, each bounded before it takes memory."""
+"""Loading of models from entries or user code; sizes are limited before memory is allocated."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def load_entry(entry: Entry, kind: type[Method] | None, device: str) -> Model:
 
 
 def _sized(entry: Entry, kind: type[Method], task: Task, where: str) -> Method:
-    """The untrained method of an entry, built after its weight file has said that it fits, in no more memory than that needs."""
+    """The untrained method of an entry, built after the header of its weight file was found to fit, within the memory this needs."""
     recipe, pinned = entry.recipe, entry.recipe.weights
     if pinned is None:
         return build(recipe, task, kind, where)
@@ -98,7 +98,7 @@ def load_hub(found: HubEntry, device: str, trust_remote_code: bool) -> Model:
 
 
 def load_code(spec: str, task: str, device: str) -> Model:
-    """The model of a class of the user's own that has no weights to load.
+    """The model of a user's class that has no weights to load.
 
     ``spec`` is ``path/to/file.py:Class``, whose file is executed. Raises FileNotFoundError, which says how to train it, for a class with
     parameters, and ValueError in one line for whatever its code raises.

@@ -86,7 +86,7 @@ def _apart(one: Points, other: Points) -> float:
 
 
 def _slack(subject: Subject, values: Points) -> float:
-    """How far rows may be apart that should be equal, in the unit of ``values``."""
+    """Largest allowed difference of rows that should be equal, in the unit of ``values``."""
     scale = max(float(values.detach().abs().max()), LEAST * float(subject.noise.abs().max()))
     return subject.tolerance * scale
 
@@ -153,7 +153,7 @@ def items(method: Flow) -> Sequence[Item]:
 
 
 class _Precisions(OperatorMode):
-    """The floating dtypes that come out of the operators inside: autocast shows here and nowhere else."""
+    """Collects the floating dtypes of operator outputs, the only place where autocast is visible."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What a model costs to run: latency, operations, memory, energy."""
+"""Cost of running a model: latency, operations, memory, energy."""

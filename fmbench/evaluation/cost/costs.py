@@ -1,4 +1,4 @@
-"""What a model costs to run: operations, memory and energy of one batch. Its latency is measured in :mod:`fmbench.evaluation.timing`."""
+"""Cost of running a model: operations, memory and energy of one batch. Its latency is measured in :mod:`fmbench.evaluation.timing`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEW = 2
 PARTS = (
     "parameters", "batch", "sampler", "flops_per_evaluation", "flops_per_sample", "flops_uncounted", "memory", "energy", "reason",
 )  # fmt: skip
-"""What the cost of a model consists of, in the order of result files."""
+"""Parts of the cost of a model, in the order of result files."""
 
 
 def one_batch(model: Model, sampler: Sampler, size: int) -> Callable[[], Any]:

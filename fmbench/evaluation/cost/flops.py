@@ -1,4 +1,4 @@
-"""Floating-point operations of one network evaluation and of a sample, by torch's counter, with the name of all work that it cannot see."""
+"""Floating-point operations of one network evaluation and of a sample, by torch's counter, naming the work that it cannot count."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _is_linear_cost(operator: Any) -> bool:
 
 @dataclass
 class _Inside:
-    """Where a call is inside a network: running modules, innermost last, and the operations counted so far."""
+    """State of the count inside a network: running modules, innermost last, and the operations counted so far."""
 
     counter: Any
     modules: list[str] = field(default_factory=list)
@@ -122,7 +122,7 @@ def _countable(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _watched(net: nn.Module) -> Iterator[_Inside]:
-    """Count inside ``net``; hooks and modes are gone afterwards, whatever happens."""
+    """Context that counts inside ``net``; hooks and modes are removed afterwards, also after an exception."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
@@ -164,7 +164,7 @@ def flops_per_call(net: nn.Module, call: Callable[[], Any], samples: int) -> Flo
 
 @dataclass(frozen=True)
 class Work:
-    """What one call did for one sample: floating-point operations, 2 for every multiply-add, and network evaluations of all purposes."""
+    """Work of one call per sample: floating-point operations, 2 for every multiply-add, and network evaluations of all purposes."""
 
     flops: float
     evaluations: float

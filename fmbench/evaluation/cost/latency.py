@@ -22,7 +22,7 @@ from fmbench.statistics.student import t95
 from fmbench.storage.readers import first_line
 
 WINDOW = 5
-"""Calls whose median is compared with that of as many before them, to tell whether the warm-up is over."""
+"""Number of calls whose median is compared with that of as many before them, to decide whether the warm-up is over."""
 TOLERANCE = 0.05
 """Relative difference of the two medians below which the warm-up is over."""
 ROUNDS = 5
@@ -36,7 +36,7 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What ran before the clock counted.
+    """The warm-up before the timed calls.
 
     Attributes:
         calls: how many.
@@ -328,7 +328,7 @@ def clock_name(clock: Callable[[], float], device: torch.device) -> str:
 
 
 def conditions(device: torch.device, net: nn.Module | None = None) -> dict[str, Any]:
-    """What a time depends on beside the code.
+    """The conditions that a time depends on, beside the code.
 
     Returns ``device`` (its name), ``dtype`` (of the parameters of ``net``, of autocast when it is on, torch's default without either),
     ``compile`` ("torch.compile" when any part of ``net`` is compiled, else "none"), ``threads``, ``tf32`` (which of matmul and convolution

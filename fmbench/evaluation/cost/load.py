@@ -1,4 +1,4 @@
-"""How much of the machine other processes used while something was timed."""
+"""CPU load by other processes during a measurement."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _status(field: str) -> int | None:
-    """``VmRSS`` (resident now) or ``VmHWM`` (its high-water mark) in bytes; None where the kernel does not tell."""
+    """``VmRSS`` (resident now) or ``VmHWM`` (its high-water mark) in bytes; None where the kernel does not report it."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def _high_water() -> int:
 
 
 def process_peak() -> int:
-    """Largest resident size of this process so far in bytes, whatever `peak_memory` has reset meanwhile."""
+    """Largest resident size of this process so far in bytes, unaffected by resets of `peak_memory`."""
     return max(_FORGOTTEN, _high_water())
 
 
