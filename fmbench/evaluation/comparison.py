@@ -40,7 +40,7 @@ class PointSet:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Samples and what they are compared with.
+    """Samples and their reference.
 
     Attributes:
         points: the samples, (n, *shape), in an order that says nothing.

@@ -89,7 +89,7 @@ CONVENTIONS = (
 
 @dataclass(frozen=True)
 class Dialect:
-    """One row: a convention and what it gives.
+    """One row: a convention and its score.
 
     Attributes:
         name, resize, quantise, normalise, mean_dtype, result_dtype, ddof: of the :class:`Convention`.

@@ -22,7 +22,7 @@ from fmbench.records.sidecar import Witness
 TOLERANCE = 1e-3
 """Relative difference between two measurements of one number: the same weights give samples that differ in their last bits between machines."""
 NEW = "new"
-"""Run of what is being measured, until it has a name."""
+"""Temporary name of the present run."""
 MOST_RETIRED = 100
 """Number of replaced values that a file retains, the last ones."""
 
@@ -171,7 +171,7 @@ class Filling:
 
 
 def retired(held: Result, made: Result) -> dict[str, dict[str, Any]]:
-    """By draw and metric: numbers of a result that another has not, and what was retired before; the last :data:`MOST_RETIRED`."""
+    """By draw and metric: values of a result that the other lacks, and earlier retired ones; the last :data:`MOST_RETIRED`."""
     # What has no key has no name either: it cannot be what another is.
     now = {(row.id, n): e.key for row in made.rows for n, e in row.metrics.items() if e.key}
     now |= {(f"flow:{made.flow_id}", n): e.key for n, e in made.flow.items() if e.key}

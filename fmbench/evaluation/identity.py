@@ -1,4 +1,4 @@
-"""Which model was evaluated: hashes of what it holds and of the user's code that it runs."""
+"""Identity of the evaluated model: hashes of its state and of the user's code that it runs."""
 
 from __future__ import annotations
 

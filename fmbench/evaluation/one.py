@@ -147,7 +147,7 @@ def evaluate_one(
     """Evaluate one model (or the ``data`` anchor) on one task; with ``out``, resumable and saved below ``out/results``.
 
     Args:
-        spec, task, model, options, out: what to evaluate, how, and where.
+        spec, task, model, options, out: the model and task to evaluate, the settings, and the output folder.
         report: takes the progress.
         timed: whether the latency and, on a GPU, the costs are measured, which must not be while other processes load the machine; what is
             left out, the next evaluation that is timed fills in.

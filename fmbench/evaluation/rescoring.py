@@ -167,7 +167,7 @@ def score(
         name: what to call the samples, their file's name by default.
         device: where the extractor runs.
 
-    Which array of a file was read, and what of a folder was left out, stands in ``samples`` of the row, under ``reference`` for the reference.
+    The array read from a file and the files left out of a folder are recorded in ``samples`` of the row, under ``reference`` for the reference.
 
     Raises ValueError, UnknownName or FileNotFoundError in one line.
     """

@@ -83,7 +83,7 @@ def measure_latencies(
     """Measure the latency of every architecture and sampler of a benchmark in turns, and write it into the results below ``out``.
 
     Latencies of this machine in ``out/latency.json`` are measured ``again`` only on request. Raises what
-    :func:`~fmbench.evaluation.plan.plan` raises; a model that fails is an error of its own.
+    :func:`~fmbench.evaluation.plan.plan` raises; a model that fails becomes one of the errors.
     """
     spec, place = protocol.read(benchmark), resolve_device(device)
     check_writable(out)

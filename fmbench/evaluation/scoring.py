@@ -55,7 +55,7 @@ class Scorer:
         seeds: evaluation seeds.
         samples: real samples drawn per seed from a target that can be sampled without end.
         extractor: of image features.
-        reference: what is compared with instead of the task's real samples.
+        reference: the reference to use instead of the task's real samples.
     """
 
     task: Task

@@ -44,9 +44,9 @@ def stored(path: Path, shape: tuple[int, ...], make: Callable[[], Unit]) -> Unit
     """The unit in a file, or one computed now and written to it.
 
     Args:
-        path: the file; its folder is part of what the unit is.
+        path: the file; its folder is part of the unit's identity.
         shape: of its samples, (n, *shape of the task).
-        make: makes the unit when the file has not exactly that.
+        make: computes the unit when the file does not hold exactly that.
 
     Raises OSError in one line when it cannot be written.
     """

@@ -193,7 +193,7 @@ def _same(now: Any, before: Any) -> bool:
 
 @contextmanager
 def _generators_kept() -> Iterator[None]:
-    """The global generators of torch (CPU) and NumPy: their states are arrays, put back unseen."""
+    """Context that restores the states of the global generators of torch (CPU) and NumPy."""
     import numpy as np
     import torch
 

@@ -1,7 +1,7 @@
 """A worker process of :mod:`fmbench.execution.processes`: takes orders from a socket, a line of JSON each, and answers in the same way.
 
 Orders ``{call, order}``; answers ``{ready}``, ``{report}``, ``{log}``, and for every order one of ``{value}``, ``{refused}`` (a line),
-``{failed}`` (kind and line), ``{interrupted}``. The end of the socket is the end of the process, whatever it is doing.
+``{failed}`` (kind and line), ``{interrupted}``. The process ends when the socket is closed, even during an order.
 """
 
 from __future__ import annotations

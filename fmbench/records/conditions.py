@@ -32,7 +32,7 @@ class Acceleration(Closed, frozen=True):
 
 
 class Conditions(Closed, frozen=True):
-    """Versions, device, threads, vector instructions of the CPU, samples per network call: what the last bits of samples depend on."""
+    """Versions, device, threads, vector instructions of the CPU, samples per network call, which affect the last bits of samples."""
 
     fmbench: str | None = None
     git_commit: str | None = None

@@ -11,9 +11,9 @@
      cells: {draw or flow:name: {metric: {k, value, ci, n, reason, details, run}}},
      retired: {draw: {metric: {k, value, ci, n}}}, cost, seals: {draw or flow:name: hash}, sidecar}
 
-:func:`fold` and :func:`unfold` go to and from the long form of :mod:`fmbench.records.schema`, which has no sidecar; one is the inverse of the
-other. A seal detects values that were edited or damaged; it does not protect against deliberate manipulation. There is one seal per draw,
-not per cell: an edit of one value invalidates all values of the same samples, because sampling is most of the work.
+:func:`fold` and :func:`unfold` convert from and to the long form of :mod:`fmbench.records.schema`, which has no sidecar; one is the inverse
+of the other. A seal detects values that were edited or damaged; it does not protect against deliberate manipulation. There is one seal per
+draw, not per cell: an edit of one value invalidates all values of the same samples, because sampling is most of the work.
 """
 
 from __future__ import annotations

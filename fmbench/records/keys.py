@@ -60,5 +60,5 @@ def flow_id(task: Sequence[Any], model: Sequence[Any], seed: int, settings: Mapp
 
 
 def metric_key(name: str, version: int, *pinned: Any) -> str:
-    """Key of a metric: its name and version, with whatever else pins its numbers: extractor, reference, the flow it is measured against."""
+    """Key of a metric: hash of its name, its version, and what else determines its values, such as extractor, reference and flow."""
     return fingerprint([name, version, *pinned])[:METRIC]

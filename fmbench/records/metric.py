@@ -20,7 +20,7 @@ from fmbench.records.ranges import KERNEL, NON_NEGATIVE, UNBOUNDED, UNIT, Range
 
 SCOPES = ("samples", "flow")
 CORE, EXTENDED = TIERS = ("core", "extended")
-"""Core metrics are measured in every run; extended ones, which cost more and stand in few tables, where a run asks for them."""
+"""Tiers of metrics: core ones are measured in every run; extended ones, which cost more, only on request."""
 BETTER = ("lower", "higher", "neither")
 _ANY_KIND = {("vector", "image"), ("image", "vector")}
 """Values of earlier versions that meant "every kind of task" where needs stand today."""
@@ -35,7 +35,7 @@ class Metric:
         unit: unit, or "" for a pure number.
         better: one of :data:`BETTER`.
         scope: "samples" (one number per sampler) or "flow" (one per model, on its reference solve).
-        needs: names of what it looks at (:mod:`fmbench.records.needs`): where one is missing it is null with a generated reason.
+        needs: names of its requirements (:mod:`fmbench.records.needs`): where one is missing it is null with a generated reason.
         interval: how its 95 % interval is made.
         summary: one sentence.
         measure: ``evidence -> Estimate`` (:class:`fmbench.metrics.evidence.Evidence`), or where it is: ``module:function``.

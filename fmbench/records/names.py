@@ -1,7 +1,7 @@
 """The rule for names that become folders and files: benchmarks, tasks, entries, samples.
 
-A name can neither leave its folder nor take another's place. Whatever comes in under a name of its own is checked by :func:`check_name`
-where it enters, and again where a file is written.
+A name can neither leave its folder nor replace another. Every name from outside is checked by :func:`check_name` where it enters, and
+again where a file is written.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ class Need:
     """One requirement of a metric.
 
     Attributes:
-        words: what it is, after "needs".
-        without: how it is said to be missing; ``{who}`` stands for the model.
-        of: whose it is: :data:`SPACE`, :data:`TASK`, :data:`FLOW` or, of the samples and what they are compared with, :data:`SAMPLES`.
+        words: its description after "needs".
+        without: the message when it is missing; ``{who}`` is replaced by the model.
+        of: what provides it: :data:`SPACE`, :data:`TASK`, :data:`FLOW` or, for samples and their reference, :data:`SAMPLES`.
     """
 
     words: str

@@ -312,7 +312,7 @@ def require_closed(recipe: Recipe, task: Any, where: str) -> None:
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """Apply ``{"train.steps": 10, "method.sigma": 0.1, "teacher": "..."}``; network or budget changes leave the closed division.
 
-    A division among the settings stands. Raises ValueError for what no recipe has, and for what a training writes itself.
+    A division among the settings stands. Raises ValueError for keys that no recipe has, and for those that a training writes.
     """
     content = dataclasses.asdict(recipe)
     content = {k: v for k, v in content.items() if v is not None}

@@ -30,7 +30,7 @@ class Estimate:
         ci: 95 % interval, None when there is none.
         n: number of samples (or trajectories) behind it.
         reason: why ``value`` is None.
-        details: extractor and reference hashes, solver of a reference solve, and whatever else pins the number.
+        details: extractor and reference hashes, solver of a reference solve, and everything else that determines the value.
         key: what determines it beside the samples (:mod:`fmbench.records.keys`); empty where not recorded.
         run: name of the run it was measured in, a key of :attr:`Result.runs`; empty for the result's own.
         replicates: raw values behind the interval, for comparisons: the value of every evaluation seed where ``details`` has ``per_seed``;
@@ -67,9 +67,8 @@ class Row:
         failed: one line when the samples were unusable (NaN, an exception), else None.
         id: name of the draw, a hash of all that determines the samples (:mod:`fmbench.records.keys`); empty where not recorded.
         run: name of the run it was drawn in; empty for the result's own.
-        mflop: millions of floating-point operations per sample, those of all networks and of everything beside them; None where not
-            counted.
-        witness: of the first samples of the first seed, which lies in the sidecar; None where there is none.
+        mflop: millions of floating-point operations per sample, inside and outside networks; None where not counted.
+        witness: witness of the first samples of the first seed, from the sidecar; None where there is none.
     """
 
     solver: str
@@ -157,7 +156,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Plain data, every number with all that describes it: schema 1, which is long. Files are shorter (:mod:`fmbench.records.file`).
 
-        What lies in the sidecar is not in it.
+        The content of the sidecar is not included.
         """
         content = dataclasses.asdict(self)
         for name in BESIDE:
@@ -216,7 +215,7 @@ def _estimates_in(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def check_estimate(name: str, estimate: Estimate) -> None:
-    """Raise ValueError in one line for an estimate that a result cannot hold: what a metric returns is checked before it joins the others."""
+    """Raise ValueError in one line for an estimate that a result cannot hold; called on the return value of every metric."""
     table = plain(dataclasses.asdict(estimate))
     if raw := table.pop("replicates"):
         require({"groups": {name: raw}}, Part)

@@ -1,7 +1,7 @@
 """The schema of a result: every table with its fields, their types and ranges, and the constraints between them (schema 1, unfolded).
 
 It is checked when a result is written and when one is read (:mod:`fmbench.records.result`), nowhere else. A field that is not here is refused;
-only ``details`` of an estimate takes what a metric likes to add.
+only ``details`` of an estimate may have additional fields.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Declared versions of fmbench's own definitions, which identify its code in a result. No torch.
 
-A version is raised when a change of a definition changes values; an edit of a docstring, a faster way to the same
-value or a renamed variable raises none. ``tests/records/test_versions.py`` holds what each version gives, and fails when that changes.
-The version of a metric stands in its row of :mod:`fmbench.records.metric`.
+A version is raised when a change of a definition changes values; an edit of a docstring, a faster way to the same value or a renamed
+variable raises none. ``tests/records/test_versions.py`` holds reference values of each version, and fails when they change. The version
+of a metric is in its row of :mod:`fmbench.records.metric`.
 """
 
 from __future__ import annotations

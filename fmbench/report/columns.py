@@ -1,4 +1,4 @@
-"""The columns of a table: title, what it means, and the cell of an entry."""
+"""The columns of a table: title, meaning, and the cell of an entry."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Column:
 
     Attributes:
         title: heading.
-        note: what it means.
+        note: its meaning.
         cell: makes the cell of a judged result.
         metric: the metric by sampler it belongs to; "" for columns that are always shown.
         better: "lower", "higher" or "neither"; only the first two get their best cells marked.

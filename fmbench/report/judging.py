@@ -85,7 +85,7 @@ class Family:
         division: one of :data:`~fmbench.report.ranking.DIVISIONS`.
         network: whether the claim is about networks, not methods.
         members: indices of the entries.
-        standings: what they are compared by.
+        standings: the values that they are compared by.
     """
 
     division: str

@@ -35,7 +35,7 @@ class Standing:
     """The values that an entry is compared by.
 
     Attributes:
-        value: what it is ordered by: the mean of the raw values of seeds, else the stated value.
+        value: the value it is ordered by: the mean of the raw values of seeds, else the stated value.
         interval: its stated 95 % interval; the value twice without one.
         units: raw values (trainings, units), None where there are fewer than three.
         groups: whether the units are groups of rows that were left out, not seeds.

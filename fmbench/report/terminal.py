@@ -87,7 +87,7 @@ def print_results(
 ) -> None:
     """Print one table per benchmark and task, ranked by its protocol unless ``rank_steps`` or ``primary`` is given.
 
-    Protocols of one's own are looked up in ``folder/protocols``.
+    Custom protocols are looked up in ``folder/protocols``.
     """
     from rich.console import Console
 

@@ -39,7 +39,7 @@ class Chosen:
     """An array of a file with its name.
 
     Attributes:
-        array: as it stands in the file.
+        array: the values as in the file.
         name: its name, None in files of one array without a name.
         names: all names of the file, none in files without.
     """

@@ -90,7 +90,7 @@ class Expected:
 def require_run(
     path: Path, content: Content, states: Mapping[str, Mapping[str, Tensor]], optimiser: Expected, steps: int
 ) -> None:
-    """Raise Damaged in one line, naming the field, when ``content`` is not what a run of ``steps`` steps with these states has written.
+    """Raise Damaged in one line, naming the field, when ``content`` does not come from a run of ``steps`` steps with these states.
 
     ``states`` are those of the method and its average as they are now.
     """
@@ -162,7 +162,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _require_held(found: Any, like: Mapping[str, Any], name: str, index: int, step: int) -> None:
-    """Raise ValueError unless an optimiser holds for one parameter what it holds after a step."""
+    """Raise ValueError unless the optimiser state of one parameter has the layout that it has after a step."""
     if not isinstance(found, dict) or set(found) != set(like):
         raise ValueError(f"optimiser state {index} is not that of {name}")
     for key, value in like.items():

@@ -66,7 +66,7 @@ def train(
     which lie between checkpoints. Process 0 alone reports and writes.
 
     Raises ValueError in one line for a bad recipe or option, for a folder that is taken, for a state that cannot be saved (before the
-    first step), for a closed recipe whose method builds another network, for whatever the method raises, for a batch smaller than its
+    first step), for a closed recipe whose method builds another network, for any error of the method, for a batch smaller than its
     parts, and for a loss or weights that are not finite, in which case the last good checkpoint stays; PermissionError when ``out``
     cannot be written; ImportError for several processes without accelerate.
     """

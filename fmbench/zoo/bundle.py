@@ -91,7 +91,7 @@ def export(needs: Iterable[Need], target: Path) -> dict[str, Any]:
 
 
 def _info(name: str) -> zipfile.ZipInfo:
-    """A file in a bundle: stored as it is, for weights do not pack, and without a date."""
+    """The zip entry of a file: uncompressed, because weights do not compress, and without a date."""
     return zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
 
 
@@ -209,7 +209,7 @@ def _check_datasets(folder: Path, files: Collection[Path], source: Path) -> None
 
 
 def _check_entry(folder: Path, parts: list[str], source: Path) -> None:
-    """Raise ValueError for an entry that cannot be read, whose weights are not those it pins, or that stands under another task."""
+    """Raise ValueError for an entry that cannot be read, whose weights are not those it pins, or in the folder of another task."""
     where = "/".join(parts[:-1])
     try:
         for part in parts[1:-1]:

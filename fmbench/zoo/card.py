@@ -89,7 +89,7 @@ def _shown(pictures: Sequence[str]) -> str:
 
 
 def _details(recipe: Recipe, method: Flow) -> str:
-    """The list of what was trained, how, and what pins it."""
+    """The list of training settings and hashes."""
     assert recipe.weights is not None
     settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
     teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
@@ -112,7 +112,7 @@ def hub_card(
 ) -> str:
     """The card of a repository: metadata by which the Hub files it, use, pictures, results with their intervals, limits.
 
-    ``repo`` is ``owner/name``, ``method`` the loaded model, ``results`` those of the very weights. There is no ``base_model``, also where a
+    ``repo`` is ``owner/name``, ``method`` the loaded model, ``results`` those of these weights. There is no ``base_model``, also where a
     teacher was: the Hub's leaderboards hide such entries.
     """
     from huggingface_hub import ModelCardData
@@ -174,7 +174,7 @@ def interval(estimate: Estimate) -> str:
 
 
 def _results_table(result: Result, task: Task) -> str:
-    """A table in Markdown, a row for each sampler: what was evaluated how often, and the first metrics with their intervals."""
+    """A table in Markdown, a row for each sampler: NFE, and the first metrics with their intervals."""
     first = primary_metric(result, task)
     measured = {name: None for row in result.rows for name, e in row.metrics.items() if e.value is not None}
     ordered = sorted(measured, key=lambda name: name != first)

@@ -14,7 +14,7 @@ from fmbench.storage.files import file_sha256, write_atomic
 from fmbench.storage.readers import first_line, shown
 
 DEEPEST = 8
-"""Levels of tables in a checkpoint: weights, averages and optimisers stand in three or four."""
+"""Most levels of nested tables in a checkpoint; weights, averages and optimisers need three or four."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Converted:
 
     Attributes:
         path, sha256: of the file.
-        tensors: names of what it holds, joined by dots where tables stand in tables.
-        dropped: names of what is no tensor.
+        tensors: names of the tensors, joined by dots for nested tables.
+        dropped: names of values that are no tensor.
     """
 
     path: Path

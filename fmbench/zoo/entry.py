@@ -36,7 +36,7 @@ WEIGHTS = "model.safetensors"
 def prove_saved(recipe: Recipe, method: Method, task: Task, where: str) -> bytes:
     """The weight file of ``method``, after it has been loaded into a newly built method and compared.
 
-    Raises ForeignError in one line, after ``where``, naming what a weight file cannot hold or what does not come back as it was.
+    Raises ForeignError in one line, after ``where``, naming a value that a weight file cannot hold or that changes when loaded.
     """
     with in_words(where):
         data = saving.to_bytes(method, recipe.train.storage)

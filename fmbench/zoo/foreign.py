@@ -26,7 +26,7 @@ DEEPEST = 4
 """Levels of functions, objects and containers that are searched for the modules that a function calls."""
 
 MOST = 1000
-"""Items of a container that are looked at: networks stand in lists of a few, numbers in lists of millions."""
+"""Most items of a container that are searched: lists of networks are short, lists of numbers may have millions."""
 
 
 class _Wrapped(VelocityMethod):

@@ -44,7 +44,7 @@ class HubEntry:
         asked: the address as the user gave it.
         address: the same, pinned to a commit.
         entry: its name, ``task/owner--name``, and its folder in the client's cache.
-        listed: the files as the Hub listed them, with the hashes that are told then only; None when the recipe was here already.
+        listed: the files as the Hub listed them, with the hashes, which are known only then; None when the recipe was here already.
     """
 
     asked: Address

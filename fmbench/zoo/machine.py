@@ -30,7 +30,7 @@ class Need:
     Attributes:
         kind: entry, dataset, extractor or features.
         name: its name.
-        fetch: brings it to this machine and returns its files by their place in a bundle, checked; raises in one line what it cannot.
+        fetch: downloads and checks it, and returns its files by their path in a bundle; errors are one line.
     """
 
     kind: str

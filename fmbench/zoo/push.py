@@ -1,7 +1,7 @@
 """Publishing an entry as a repository of the Hub: its content, the difference to the repository, and one commit.
 
-Everything goes up in a single commit on top of the one that was compared with, so that a repository is as it was or as it should be, whenever
-the connection breaks; the same push again finds nothing left to do.
+All changes are made in a single commit on top of the one that was compared with, so that a broken connection leaves the repository either
+unchanged or complete; repeating a push changes nothing.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Layout:
 
 
 def _state(method: nn.Module) -> dict[str, Tensor]:
-    """The state of a method, the tensors themselves. Raises ForeignError naming what is no tensor that a file can hold."""
+    """The state of a method, the tensors themselves. Raises ForeignError naming a value that a weight file cannot hold."""
     with foreign(f"the state of {type(method).__name__} cannot be read"):
         state = dict(method.state_dict(keep_vars=True))
     for name, value in state.items():

@@ -50,7 +50,7 @@ def sampler_mflop(model: Model, sampler: Sampler, nfe: float) -> float | None:
 def model_cost(model: Model, sampler: Sampler, batch: int) -> dict[str, Any]:
     """Parameters, FLOPs of one network evaluation, peak memory and energy of a batch of ``batch`` samples.
 
-    What cannot be measured is left out and ``reason`` says why: a model that fails once may still have its other figures.
+    Parts that cannot be measured are left out, with the reason in ``reason``; the others are still measured.
     """
     found: dict[str, Any] = {"parameters": model.parameters, "batch": batch, "sampler": sampler.label}
     reasons: list[str] = []

@@ -1,4 +1,4 @@
-"""Energy per sample, from the counter that NVIDIA devices keep of their own consumption (NVML)."""
+"""Energy per sample, from the energy counter of NVIDIA devices (NVML)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 
 class NvmlUnavailable(RuntimeError):
-    """NVML cannot be asked about this device; the message is the reason in one line."""
+    """NVML is not available for this device; the message is the reason in one line."""
 
 
 @contextmanager
 def nvml(device: torch.device) -> Iterator[tuple[Any, Any]]:
-    """The module pynvml and NVML's handle of a CUDA device, found by its UUID, for ordinals differ under CUDA_VISIBLE_DEVICES.
+    """The module pynvml and NVML's handle of a CUDA device, found by its UUID, because ordinals differ under CUDA_VISIBLE_DEVICES.
 
     Raises NvmlUnavailable: not a CUDA device, pynvml is not installed, or NVML refuses (the reason, also from inside the ``with``).
     """

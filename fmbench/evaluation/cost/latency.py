@@ -184,7 +184,7 @@ class _Timing:
 def median_interval(rounds: Sequence[Sequence[float]]) -> tuple[float, float]:
     """95 % interval of the median of all times, from the medians of the rounds: Student t, widened to hold the median itself.
 
-    Neighbouring calls share whatever else the machine does, rounds lie apart. One round gives the whole range.
+    Neighbouring calls share the other load of the machine, rounds are apart in time. One round gives the whole range.
     """
     times = [time for times in rounds for time in times]
     medians = np.array([np.median(times) for times in rounds if len(times)])
@@ -213,7 +213,7 @@ def measure_all(
     clock: Callable[[], float] = time.perf_counter,
     load: Callable[[], Load] = system_load,
 ) -> list[dict[str, Any]]:
-    """Time all jobs in turns, so that what the machine does meanwhile meets them all alike.
+    """Time all jobs in turns, so that other load of the machine affects them all equally.
 
     Every job runs unmeasured until its time is stable, then all of them a fifth of their calls, five times over (:data:`ROUNDS`). Every call is
     followed by a synchronisation, whose wait counts.
@@ -272,7 +272,7 @@ def measure_latency(
 ) -> dict[str, Any]:
     """:func:`measure_all` of one call that samples a batch; ``options`` are those of :class:`Bounds` and of :func:`measure_all`.
 
-    Raises what the call raises, and ValueError for bounds or a batch that allow no measurement.
+    Raises what the call raises, and ValueError for bounds or a batch size that allow no measurement.
     """
     limits = {field.name: options.pop(field.name) for field in fields(Bounds) if field.name in options}
     (found,) = measure_all([Job(lambda: sample, device, batch, net)], Bounds(seconds, **limits), **options)
@@ -285,7 +285,7 @@ def sweep(jobs: Sequence[Job], bounds: Bounds, **options: Any) -> list[dict[str,
     """:func:`measure_all` of one thing at increasing batch sizes, ``options`` passed on.
 
     The first batch size that does not fit in memory ends the sweep with the record ``{"batch": ..., "failed": reason}``; the smaller ones stay.
-    Any other exception is raised. Raises ValueError for batch sizes that are not increasing, for then a failure would say nothing about those
+    Any other exception is raised. Raises ValueError for batch sizes that are not increasing, because a failure would then not imply those
     after it.
     """
     batches = [job.batch for job in jobs]
