@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from pathlib import Path
-
 import pytest
 import torch
 from elsewhere import ELSEWHERE, Far, elsewhere, move
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 import fmbench
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.execution.checked import guarded_field
+from fmbench.metrics import likelihood, lipschitz
 from fmbench.metrics.jacobian import (
+    by_passes,
     exact_divergence,
+    from_one_graph,
     hutchinson_divergence,
     jacobian_product,
+    transposed_product,
 )
 from fmbench.records.metric import METRICS
 from fmbench.records.sampler import Sampler
@@ -25,6 +26,8 @@ from fmbench.zoo.model import Model, device_of, generate
 
 ENTRY = "gaussian-moons/cfm"
 FLOW = {"samples": 12, "steps": 4, "probes": 6, "probe_steps": 4}
+DIFFERENTIATE = ("nll", "lipschitz")
+"""Metrics that take derivatives of the field."""
 SAMPLERS = [Sampler(name, 3) for name in ("euler", "midpoint", "heun", "rk4")] + [Sampler("dopri5")]
 
 
@@ -80,27 +83,40 @@ def test_guided_samples_are_made_elsewhere(trained_zoo):
     assert here.evaluations == there.evaluations
 
 
-def differentiates(metric) -> bool:
-    """Whether a metric takes derivatives of the field, which tensors of ours do not carry; see the test of the products."""
-    return "jacobian" in Path(inspect.getfile(inspect.unwrap(metric.resolve()))).read_text()
+@pytest.fixture
+def reverse_mode(monkeypatch):
+    """Derivatives from the graph of one evaluation: tensors of ours have none in forward mode, with which that is compared."""
+    for metric in (likelihood, lipschitz):
+        monkeypatch.setattr(metric, "linearisation", lambda *_, **__: from_one_graph)
 
 
 def scores(model: Model) -> dict:
-    names = [name for name, metric in METRICS.items() if metric.scope == "flow" and not differentiates(metric)]
+    names = [name for name, metric in METRICS.items() if metric.scope == "flow"]
     return FlowScorer(model, names, 0, FLOW, 12, 8).score()
 
 
+@pytest.mark.usefixtures("reverse_mode")
 @pytest.mark.parametrize("name", ["entry", "wrapped"])
-def test_flow_metrics_follow_the_model_and_agree_to_the_bit(name, monkeypatch):
-    # Derivatives pass none of our tensors; the look at them is left out like the metrics that take them.
-    monkeypatch.setattr(FlowScorer, "_differentiable", lambda *_: True)
+def test_flow_metrics_follow_the_model_and_agree_to_the_bit(name):
     model = MODELS[name]()
     here = scores(model)
     move(model.method)
     with elsewhere():
         there = scores(model)
     assert there == here
-    assert sum(estimate.value is not None for estimate in here.values()) >= 8
+    assert sum(estimate.value is not None for estimate in here.values()) >= 10
+    assert all(here[name].value is not None for name in DIFFERENTIATE)
+
+
+@pytest.mark.usefixtures("reverse_mode")
+def test_bits_per_dimension_follow_the_model(trained_zoo):
+    model = fmbench.load(str(trained_zoo / "digits" / "tiny-conditional"))
+    here = FlowScorer(model, ["bits_per_dimension"], 0, FLOW, 12, 8).score()
+    move(model.method)
+    with elsewhere():
+        there = FlowScorer(model, ["bits_per_dimension"], 0, FLOW, 12, 8).score()
+    assert there == here
+    assert here["bits_per_dimension"].value is not None
 
 
 def test_a_tensor_left_on_the_cpu_is_found():
@@ -134,8 +150,31 @@ def test_derivatives_of_the_field_stay_on_its_device(name):
         x, t = torch.ones((5, 2), device="cuda"), torch.ones(5, device="cuda")
         field = guarded_field(model.method.field())
         assert {value.device.type for value in jacobian_product(field, x, t, x)} == {"cuda"}
-        assert {value.device.type for value in exact_divergence(field, x, t)} == {"cuda"}
-        assert {value.device.type for value in hutchinson_divergence(field, x, t, x[None])} == {"cuda"}
+        assert {value.device.type for value in exact_divergence(field, x, t, linearise=by_passes)} == {"cuda"}
+        assert {value.device.type for value in hutchinson_divergence(field, x, t, x[None], by_passes)} == {"cuda"}
+
+
+def products(model: Model, x: Tensor) -> list[Tensor]:
+    """Everything that reverse mode gives at some points, brought to the CPU."""
+    field, t = guarded_field(model.method.field()), torch.full((len(x),), 0.3, device=x.device)
+    at = from_one_graph(field, x, t)
+    found = [*transposed_product(field, x, t, x), at.v, at.push(x), at.pull(x)]
+    found += [*exact_divergence(field, x, t, linearise=from_one_graph)]
+    found += [*hutchinson_divergence(field, x, t, x[None], from_one_graph)]
+    assert {value.device for value in found} == {x.device}
+    return [value.cpu() for value in found]
+
+
+@pytest.mark.parametrize("name", ["entry", "wrapped"])
+def test_products_in_reverse_mode_stay_there_and_are_those_of_the_cpu(name):
+    """Not under fake CUDA tensors: torch's backward passes ask the driver for the device."""
+    model = MODELS[name]()
+    x = model.noise(0, 5, 0)
+    here = products(model, x)
+    move(model.method)
+    with elsewhere():
+        there = products(model, x.to(ELSEWHERE))
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
 def fake(module: nn.Module) -> None:
