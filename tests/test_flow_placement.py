@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from elsewhere import ELSEWHERE, Far, elsewhere, move
+from elsewhere import ELSEWHERE, Far, elsewhere, move, without_driver
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmbench
+from fmbench import transfers
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.execution.checked import guarded_field
 from fmbench.metrics import likelihood, lipschitz
@@ -131,6 +133,7 @@ def test_a_tensor_left_on_the_cpu_is_found():
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4"])
 def test_torch_itself_sees_no_mixed_devices(solver, monkeypatch):
     """Under torch's own fake CUDA tensors, which know more rules than ours and hold no numbers."""
+    without_driver(monkeypatch)
     sampler, times = Sampler(solver, 3), Sampler(solver, 3).times()
     monkeypatch.setattr(Sampler, "times", lambda self: times)
     for build in (wrapped, MODELS["entry"]):
@@ -175,6 +178,62 @@ def test_products_in_reverse_mode_stay_there_and_are_those_of_the_cpu(name):
     with elsewhere():
         there = products(model, x.to(ELSEWHERE))
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+class Transfers(TorchDispatchMode):
+    """What goes between devices, and what makes the host wait for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str, bool]] = []
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and "device" in kwargs:
+            seen = str(args[0].device.type), torch.device(kwargs["device"]).type, bool(kwargs.get("non_blocking"))
+            self.seen += [seen] if seen[0] != seen[1] else []
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.waits.append(str(func))
+        return func(*args, **kwargs)
+
+
+def test_no_minibatch_waits_for_another(monkeypatch):
+    """Pinned and not waited for, there and back; one wait, for all, before the samples are read."""
+    calls, sampler = without_driver(monkeypatch), Sampler("heun", 3)
+    times, model = sampler.times(), MODELS["entry"]()
+    monkeypatch.setattr(Sampler, "times", lambda self: times)
+    noise = model.noise(0, 20, 0)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake(model.method)
+        with Transfers() as moved:
+            generate(model.method, noise, sampler, batch_size=4)
+    assert moved.seen == [("cpu", "cuda", True), ("cuda", "cpu", True)] * 5
+    assert not moved.waits
+    assert calls == ["pin"] * 5 + ["wait"]
+
+
+def test_samples_on_their_way_are_bounded(monkeypatch):
+    calls = without_driver(monkeypatch)
+    monkeypatch.setattr(transfers, "MOST", 3 * 8)
+    gathered, parts = transfers.Gathered(), [torch.full((2,), float(k)) for k in range(10)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for _ in range(10):
+            gathered.add(torch.ones(2, device="cuda"))
+        assert gathered.whole().shape == (20,)
+    assert calls == ["wait"] * 3
+    here = transfers.Gathered()
+    for part in parts:
+        here.add(part)
+    assert torch.equal(here.whole(), torch.cat(parts))
+
+
+def test_a_copy_is_a_copy_where_it_is_already():
+    x = torch.ones(3)
+    assert transfers.sent(x, "cpu") is x
+    copy = transfers.sent(x, "cpu", copy=True)
+    assert torch.equal(copy, x)
+    assert copy.data_ptr() != x.data_ptr()
 
 
 def fake(module: nn.Module) -> None:
