@@ -23,7 +23,7 @@ CANCELLED = 1e-2
 CENTRED = 256
 """Points whose median is the centre."""
 SCANNED = 64
-"""Rows that are searched for cancellation at a time: they stay in the cache."""
+"""Rows that are searched for cancellation at a time on the CPU: they stay in the cache. Elsewhere every search is a wait: all at once."""
 GATHERED = 1 << 22
 """Values of differences held at a time."""
 EPS = float(np.finfo(np.float64).eps)
@@ -59,8 +59,9 @@ def squared_distances(x: Array, y: Array) -> Array:
     squared = near_x @ near_y.T
     squared += norms_x[:, None]
     squared += norms_y
-    for start in range(0, len(x), SCANNED):
-        rows = slice(start, start + SCANNED)
+    step = SCANNED if isinstance(x, np.ndarray) else max(1, len(x))
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
         _restore(squared[rows], x[rows], y, norms_x[rows], norms_y)
     return squared
 
