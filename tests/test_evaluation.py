@@ -399,7 +399,9 @@ def test_every_registered_metric_is_described_and_gives_a_number_or_a_reason():
     spec = dataclasses.replace(
         protocol.read("digits"), metrics=tuple(METRICS), samples=40, samplers=(Sampler("euler", 2),)
     )
-    found = evaluate_one(spec, TASKS.resolve("digits")(), fmbench.load("digits/oracle"), Options(limit=40, extended=True), None)
+    found = evaluate_one(
+        spec, TASKS.resolve("digits")(), fmbench.load("digits/oracle"), Options(limit=40, extended=True), None
+    )
     estimates = {**found.rows[0].metrics, **found.flow}
     assert set(estimates) == set(METRICS)
     for name, estimate in estimates.items():
