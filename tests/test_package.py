@@ -46,7 +46,7 @@ def test_the_wheel_works_elsewhere(wheel, tmp_path):
         return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
 
     listed = fmbench("list", "entries")
-    assert "digits/ot-cfm" in listed.stdout.splitlines()
+    assert "digits/ot-cfm" in [line.split()[0] for line in listed.stdout.splitlines()]
     where = fmbench("info", "digits/ot-cfm", "--json")
     assert str(target) in where.stdout
     ran = fmbench("run", "quick", "-m", "gaussian-moons/cfm", "--limit", "32", "--out", "here")
