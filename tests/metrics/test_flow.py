@@ -214,5 +214,5 @@ def test_reasons_say_what_is_the_case():
     assert "not known" in unknown.reason
     without = attempt("transport_cost", [Evidence({}, who="this map of one step")])
     assert without.reason == (
-        "needs a velocity field v(x, t), whose trajectories can be solved or a map between two times: this map of one step has none"
+        "needs a velocity field v(x, t), whose trajectories can be solved, or a map between two times: this map of one step has none"
     )
