@@ -204,10 +204,14 @@ def test_the_keywords_of_evaluate_and_the_flags_of_run_are_the_options():
 def test_every_option_reaches_the_run_from_both_sides(tiny, tmp_path, monkeypatch):
     other = {"batch_size": 7, "limit": 20, "seed_set": 2, "dtype": "bfloat16", "overwrite": True, "device": "cpu"}
     seen = []
-    monkeypatch.setattr(
-        "fmbench.evaluation.run.evaluate_one", lambda spec, task, model, options, out, *_, **__: seen.append(options)
-    )
-    evaluate(ENTRY, tiny, **other)
+
+    def noted(spec, task, model, options, *rest, **more):
+        seen.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("fmbench.evaluation.run.evaluate_one", noted)
+    with pytest.raises(ValueError, match="enough"):
+        evaluate(ENTRY, tiny, **other)
     flags = [
         word
         for name, value in other.items()

@@ -22,7 +22,7 @@ from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.produce import UNIT, Order, identity_of, merged, sampled
 from fmbench.evaluation.scoring import Scorer
-from fmbench.evaluation.timing import Book, Wish, timing_key
+from fmbench.evaluation.timing import Book, wishes
 from fmbench.evaluation.units import Unit, stored
 from fmbench.evaluation.witness import witness_of
 from fmbench.execution.foreign import ForeignError, foreign
@@ -192,19 +192,14 @@ class Evaluation:
             drawn = zip(samples, self.options.seeds(self.spec), ends, strict=False)
             return scorer.score([scorer.evidence(x, seed, end, real) for x, seed, end in drawn])
 
-    def wish(self, sampler: Sampler) -> Wish:
-        """The latency of a sampler, under the name of what it depends on."""
-        assert self.model is not None
-        device, how = str(device_of(self.model.method)), self.options.acceleration
-        return Wish(timing_key(self.model, sampler, self.spec.latency["batches"], device, how), self.model, sampler)
-
     def latency(self, sampler: Sampler) -> dict[str, Any]:
         """Latency of a sampler, out of the book or measured now: nothing else should load the machine meanwhile."""
         assert self.model is not None
         device, how = str(device_of(self.model.method)), self.options.acceleration
         try:
             with self.watch.phase("latency"):
-                return self.book.fill([self.wish(sampler)], self.spec.latency, device, how)[0]
+                wanted = wishes(self.model, [sampler], self.spec.latency["batches"], device, how)
+                return self.book.fill(wanted, self.spec.latency, device, how)[0]
         except ForeignError as error:
             return {"failed": str(error)}
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.identity import identified
-from fmbench.evaluation.options import Options
 from fmbench.evaluation.plan import plan
-from fmbench.evaluation.timing import Book, Wish, timing_key
+from fmbench.evaluation.timing import Book, wishes
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
 from fmbench.records.protocol import Protocol
@@ -87,25 +86,21 @@ def measure_latencies(
     :func:`~fmbench.evaluation.plan.plan` raises; a model that fails is an error of its own.
     """
     spec, place = protocol.read(benchmark), resolve_device(device)
-    options = Options(device=device)
     check_writable(out)
     planned = plan(spec, models)
-    book, wishes, errors = Book(out), [], []
+    book, wanted, errors = Book(out), [], []
     timed: dict[str, Timed] = {}
     for named in [one.model for one in planned if one.model is not None]:
         try:
             with foreign(), isolated():
                 model = named.load(place)
             model = identified(model)
-            batches = spec.latency["batches"]
-            wishes += [
-                Wish(timing_key(model, s, batches, place, options.acceleration), model, s) for s in fits(model, spec)
-            ]
+            wanted += wishes(model, fits(model, spec), spec.latency["batches"], place)
         except (ValueError, FileNotFoundError) as error:
             errors.append(f"{named.spec}: {said(error)}")
-    found = book.fill(wishes, spec.latency, place, options.acceleration, again, report)
+    found = book.fill(wanted, spec.latency, place, again=again, report=report)
     by_model: dict[int, tuple[Model, dict[Sampler, dict[str, Any]]]] = {}
-    for index, (wish, latency) in enumerate(zip(wishes, found, strict=True)):
+    for index, (wish, latency) in enumerate(zip(wanted, found, strict=True)):
         one = timed.setdefault(wish.key or f"~{index}", Timed(wish.sampler, latency=latency))
         one.entries.append(wish.model.name)
         by_model.setdefault(id(wish.model), (wish.model, {}))[1][wish.sampler] = latency

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fmbench.evaluation.ahead import Job, fill
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.evaluation import Report, quiet
+from fmbench.evaluation.identity import can_be_told, identified
 from fmbench.evaluation.one import evaluate_one, is_for_others, require_own_name, result_path
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.plan import Planned, plan
 from fmbench.evaluation.produce import Helpers
-from fmbench.evaluation.timing import Book
+from fmbench.evaluation.timing import Book, Wish, wishes
+from fmbench.evaluation.wanted import is_timed
 from fmbench.execution.executor import Executor
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.execution.local import executor
@@ -24,6 +27,8 @@ from fmbench.storage.files import check_writable, write_atomic
 from fmbench.zoo.model import Model
 from fmbench.zoo.resolve import Resolved, resolve
 
+MOST_NUMBERS = 100_000_000
+"""Parameters of the models that a run keeps in memory, all together."""
 MOSTLY = 0.8
 """Part of an evaluation that is done when only its times are missing, for progress bars."""
 
@@ -36,18 +41,34 @@ class Outcome:
     errors: list[str]
 
 
-def _load(one: Planned, options: Options) -> Model | None:
-    """The model of an evaluation, None for real samples. Raises ForeignError for whatever its code raises."""
-    with foreign(), isolated():
-        return None if one.model is None else one.model.load(resolve_device(options.device))
+class _Models:
+    """Loads the models of a plan; those that are small together stay in memory, for they are looked at several times."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.numbers = device, 0
+        self.kept: dict[tuple[str, str], Model] = {}
+
+    def load(self, one: Planned) -> Model | None:
+        """The model of an evaluation, None for real samples. Raises ForeignError for whatever its code raises."""
+        if one.model is None:
+            return None
+        key = one.model.spec, one.task.name
+        if key in self.kept:
+            return self.kept[key]
+        with foreign(), isolated():
+            model = one.model.load(self.device)
+        if self.numbers + model.parameters <= MOST_NUMBERS:
+            self.kept[key] = model
+            self.numbers += model.parameters
+        return model
 
 
-def _for_others(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path) -> list[int]:
+def _for_others(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path, models: _Models) -> list[int]:
     """Places in the plan of the evaluations that other processes can measure something of. What cannot be loaded is told later."""
     found = []
     for index, one in enumerate(planned):
         try:
-            if is_for_others(spec, one.task, _load(one, options), options, out):
+            if is_for_others(spec, one.task, models.load(one), options, out):
                 found.append(index)
         except (ValueError, FileNotFoundError):
             continue
@@ -79,14 +100,13 @@ class _Shared:
         return self.workers > max(1, self.models)
 
 
-def _share_out(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path) -> _Shared:
+def _share_out(spec: Protocol, planned: Sequence[Planned], options: Options, out: Path, models: _Models) -> _Shared:
     """Who does what. Looking at what is there comes only after it is known that there may be several processes."""
-    device = resolve_device(options.device)
-    if options.processes(device, sum(one.model is not None for one in planned)) == 1:
+    if options.processes(models.device, sum(one.model is not None for one in planned)) == 1:
         return _Shared()
-    missing = _for_others(spec, planned, options, out)
-    models = sum(planned[index].model is not None for index in missing)
-    return _Shared(missing, models, options.processes(device, models) if models else 1)
+    missing = _for_others(spec, planned, options, out, models)
+    number = sum(planned[index].model is not None for index in missing)
+    return _Shared(missing, number, options.processes(models.device, number) if number else 1)
 
 
 def run(
@@ -101,8 +121,8 @@ def run(
     """Run a benchmark and save every result below ``out/results``; a model that fails, however it does, does not stop the others.
 
     With several ``workers``, other processes measure all that may be measured side by side, whole evaluations where there are enough of
-    them and units of samples otherwise; this one then does what is left, the latencies above all. The numbers are the same. ``finished``
-    gets how many evaluations are done; those that only lack their times count in part.
+    them and units of samples otherwise. The numbers are the same. Latencies come last, when nothing else loads the machine, all of them in
+    turns. ``finished`` gets how many evaluations are done; those that only lack their times count in part.
 
     Raises ValueError or UnknownName for a bad request, PermissionError when ``out`` cannot be written, before any work; OSError when a
     result cannot be saved.
@@ -110,14 +130,13 @@ def run(
     spec = protocol.read(benchmark)
     options = options or Options()
     options.check(spec)
-    resolve_device(options.device)
-    planned = plan(spec, models)
+    loaded, planned = _Models(resolve_device(options.device)), plan(spec, models)
     check_writable(out)
     if Path(benchmark).suffix == ".toml":
         # The tables need the ranking rule of a protocol that is not bundled.
         write_atomic(result_path(out / "protocols", f"{spec.name}.toml"), Path(benchmark).read_text())
         benchmark = Path(benchmark).resolve()
-    shared = _share_out(spec, planned, options, out)
+    shared = _share_out(spec, planned, options, out, loaded)
     with executor(shared.workers) as pool:
         told: dict[int, str | None] = {}
         if shared.whole:
@@ -126,38 +145,90 @@ def run(
             orders = [Job(*where, one.model and one.model.spec, one.task.name, *how).plain() for one in chosen]
             done = pool.map(fill, orders, report, lambda count: finished(MOSTLY * count))
             told = {index: one.error for index, one in zip(shared.missing, done, strict=True)}
-        helping = pool if shared.parts else None
-        return _carried_out(spec, planned, out, options, told, helping, report, finished)
+        carried = _Carried(spec, planned, out, options, loaded, report, finished)
+        carried.measure(told, pool if shared.parts else None)
+    return carried.timed()
 
 
-def _carried_out(
-    spec: Protocol,
-    planned: Sequence[Planned],
-    out: Path,
-    options: Options,
-    told: Mapping[int, str | None],
-    helping: Executor | None,
-    report: Report,
-    finished: Callable[[float], None],
-) -> Outcome:
-    """Every evaluation of a plan, one after the other.
+class _Carried:
+    """The evaluations of a plan, carried out one after the other: first everything but the times, then the times."""
 
-    ``told`` has those that other processes have measured but for their times, by place in the plan, with the reason of those that failed;
-    ``helping`` samples units of the others.
-    """
-    results, errors, book = [], [], Book(out)
-    for index, one in enumerate(planned):
+    def __init__(
+        self,
+        spec: Protocol,
+        planned: Sequence[Planned],
+        out: Path,
+        options: Options,
+        models: _Models,
+        report: Report,
+        finished: Callable[[float], None],
+    ) -> None:
+        self.spec, self.planned, self.out, self.options, self.models = spec, planned, out, options, models
+        self.report, self.finished = report, finished
+        self.results: dict[int, Result] = {}
+        self.errors: dict[int, str] = {}
+        self.whole: set[int] = set()
+
+    def _evaluate(self, index: int, options: Options, timed: bool, **how: Any) -> None:
+        """One evaluation; what goes wrong is one line, and the others go on.
+
+        A model that cannot be told, of which nothing is found again, is timed at once.
+        """
+        one = self.planned[index]
+        if index in self.whole:
+            return
         try:
-            if (failed := told.get(index)) is not None:
-                raise ValueError(failed)
-            model = _load(one, options)
-            now = replace(options, overwrite=False) if index in told else options
-            helpers = Helpers(helping, one.name) if helping is not None and model is not None else None
-            results.append(evaluate_one(spec, one.task, model, now, out, report, book=book, helpers=helpers))
+            model = self.models.load(one)
+            if model is not None and not can_be_told(identified(model)):
+                self.whole.add(index)
+            timed = timed or index in self.whole
+            done = evaluate_one(self.spec, one.task, model, options, self.out, self.report, timed=timed, **how)
+            self.results[index] = done
         except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{one.name}: {said(error)}")
-        finished(index + 1 + MOSTLY * sum(later > index for later in told))
-    return Outcome(results, errors)
+            self.errors[index] = f"{one.name}: {said(error)}"
+
+    def measure(self, told: Mapping[int, str | None], helping: Executor | None) -> None:
+        """Everything but the times of evaluations that can be found again; ``helping`` samples their units.
+
+        ``told`` has those that other processes have measured, by place in the plan, with the reason of those that failed.
+        """
+        for index, one in enumerate(self.planned):
+            if (failed := told.get(index)) is not None:
+                self.errors[index] = f"{one.name}: {failed}"
+                continue
+            helpers = Helpers(helping, one.name) if helping is not None and one.model is not None else None
+            now = replace(self.options, overwrite=False) if index in told else self.options
+            self._evaluate(index, now, timed=False, helpers=helpers)
+            self.finished(MOSTLY * max(index + 1, len(told)))
+
+    def _wishes(self) -> list[Wish]:
+        """The latencies that are missing."""
+        found: list[Wish] = []
+        batches, how = self.spec.latency["batches"], self.options.acceleration
+        for index, done in self.results.items():
+            lacking = [row.sampler for row in done.rows if not is_timed(row, batches)]
+            if not lacking or self.planned[index].model is None:
+                continue
+            try:
+                model = self.models.load(self.planned[index])
+                assert model is not None
+                found += wishes(identified(model), lacking, batches, self.models.device, how)
+            except (ValueError, FileNotFoundError) as error:
+                self.errors[index] = f"{self.planned[index].name}: {said(error)}"
+        return found
+
+    def timed(self) -> Outcome:
+        """The times, all measured in turns, and what came out of everything."""
+        book = Book(self.out)
+        lacking = self._wishes()
+        self.report(f"{self.spec.name}, latencies", 0, 1)
+        book.fill(lacking, self.spec.latency, self.models.device, self.options.acceleration)
+        for index in range(len(self.planned)):
+            if index not in self.errors:
+                self._evaluate(index, replace(self.options, overwrite=False), timed=True, book=book)
+            self.finished(MOSTLY * len(self.planned) + (1 - MOSTLY) * (index + 1))
+        kept = [result for index, result in self.results.items() if index not in self.errors]
+        return Outcome(kept, [self.errors[index] for index in sorted(self.errors)])
 
 
 def evaluate(

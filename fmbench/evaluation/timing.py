@@ -108,6 +108,13 @@ class Wish:
     sampler: Sampler
 
 
+def wishes(
+    model: Model, samplers: Sequence[Sampler], batches: Sequence[int], device: str, acceleration: Acceleration = PLAIN
+) -> list[Wish]:
+    """The latencies of a model with samplers that it allows, under the names of what they depend on."""
+    return [Wish(timing_key(model, s, batches, device, acceleration), model, s) for s in samplers]
+
+
 @contextmanager
 def _around(model: Model) -> Iterator[None]:
     with foreign(), isolated(), torch.no_grad(), evaluating(model.method):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +50,8 @@ class Wanted:
         return [n for n, key in self.flow_keys.items() if n not in held or held[n].key != key]
 
     def timed(self, found: Row) -> bool:
-        """Whether a row was timed at the sizes wanted, as far as they fitted; one without samples needs no times."""
-        if not self.batches or not found.samples:
-            return True
-        if found.latency is None:
-            return False
-        sizes = [one["batch"] for one in found.latency.get("batches") or ()]
-        return sizes == list(self.batches[: len(sizes)])
+        """Whether a row was timed at the sizes wanted; see :func:`is_timed`."""
+        return is_timed(found, self.batches)
 
     def finished(self, found: Result | None) -> bool:
         """Whether a result has everything that is wanted, and nothing else."""
@@ -68,6 +63,16 @@ class Wanted:
             and list(found.flow) == list(self.flow_keys)
             and not self.flow_lacks(found)
         )
+
+
+def is_timed(found: Row, batches: Sequence[int]) -> bool:
+    """Whether a row was timed at batch sizes, as far as they fitted; one without samples needs no times."""
+    if not batches or not found.samples:
+        return True
+    if found.latency is None:
+        return False
+    sizes = [one["batch"] for one in found.latency.get("batches") or ()]
+    return sizes == list(batches[: len(sizes)])
 
 
 def _extractor(name: str) -> list[str]:
