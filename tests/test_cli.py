@@ -214,6 +214,7 @@ def test_sample_writes_pictures_and_arrays(tmp_path, capsys):
     assert np.array_equal(np.load(tmp_path / "cloud.npy"), fmbench.load(ENTRY).sample(50, steps=2).numpy())
 
 
+@pytest.mark.slow
 def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
     folder = tmp_path / "cond"
     assert (
@@ -264,6 +265,7 @@ def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
     assert "this model is a map" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_a_method_of_your_own_needs_one_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_method.py").write_text(METHOD)
@@ -331,6 +333,7 @@ def test_validate_metrics_prints_the_table_and_fails_on_a_wrong_metric(tmp_path,
     assert "lipschitz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
     """The network is cut to its first layers, so that the table costs seconds; what it holds is tested beside the libraries."""
     from fmbench.evaluation import rescoring
@@ -353,6 +356,7 @@ def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
         assert name in out
 
 
+@pytest.mark.slow
 def test_an_accelerated_run_says_so_and_is_not_ranked(tmp_path, capsys):
     words = (
         "run",

@@ -189,6 +189,7 @@ def test_regularisation_must_be_positive(regularisation: float) -> None:
         entropic_plan(np.ones((2, 2)), regularisation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularisation", [1e-3, 1e-9])
 def test_unconverged_sinkhorn_is_an_error_not_a_wrong_plan(regularisation: float) -> None:
     """Sinkhorn's last half-step satisfies the row marginals whatever happens: the columns tell whether it converged."""

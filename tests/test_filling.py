@@ -224,6 +224,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "seen", "rows"), CHANGES, ids=[change[0].__name__ for change in CHANGES])
 def test_what_a_change_measures_again(change, seen, rows, place, watch, monkeypatch):
     before = go(place)

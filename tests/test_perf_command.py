@@ -47,6 +47,7 @@ def test_json_says_how_it_was_measured(printed) -> None:
     assert [row["ours_bytes"] for row in record["rows"]] == [None] * 3
 
 
+@pytest.mark.slow
 def test_memory_of_a_fresh_process_is_that_of_the_arrays() -> None:
     # Covariance factors, their product, the eigenvalue problem: a few (d, d) arrays of 2 MB.
     words = [sys.executable, str(COMMAND), "--memory-of", "frechet", "ours", "600", "512"]

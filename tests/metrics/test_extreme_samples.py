@@ -142,6 +142,7 @@ def outcome(name: str, sets: Sets, only_seed: bool, fresh: bool) -> Estimate | s
             return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [1, 66])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_right_number_or_one_line(name: str, d: int) -> None:

@@ -17,6 +17,7 @@ def sets(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 # Two points are mutual nearest neighbours with probability |ball| / |union of two balls a radius apart|.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "mutual"), [(1, 2 / 3), (2, 6 * math.pi / (8 * math.pi + 3 * math.sqrt(3))), (3, 16 / 27)]
 )

@@ -139,6 +139,7 @@ def test_the_exact_flow_reaches_the_target(name: str) -> None:
     assert w2(draw(task.source_mixture, n, 8), fresh[0]) > 3 * max(floor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixture-16d", "mixture-64d"])
 def test_the_exact_flow_reaches_rotated_mixtures(name: str) -> None:
     """Per axis of the frame: sorted pushed samples against sorted target samples."""

@@ -31,6 +31,7 @@ def checks_of(name: str) -> tuple[Check, ...]:
     return tuple(validation.run([name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", validation.names())
 def test_every_check_is_within_its_tolerance(name: str) -> None:
     checks = checks_of(name)
