@@ -238,7 +238,13 @@ def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
     for name in ("data", "cfm"):
         one, two = (result.read(out / f"results/tiny/gaussian-moons/{name}.json") for out in (whole, broken))
         assert facts(one) == facts(two)
-    assert not list(broken.rglob("*.tmp"))
+    # What a killed write left beside its file may be in use for all that others know, until it is a day old.
+    (broken / "results" / ".cfm.json.abcdefgh.tmp").write_text("{")
+    for left in broken.rglob("*.tmp"):
+        os.utime(left, (0, 0))
+    (broken / ".cfm.json.abcdefgh.tmp").write_text("{")
+    run(spec, [ENTRY], broken)
+    assert [left.name for left in broken.rglob("*.tmp")] == [".cfm.json.abcdefgh.tmp"]
 
 
 def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
