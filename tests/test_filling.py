@@ -255,6 +255,7 @@ class Net(nn.Module):
         return self.weight - x
 
 
+@pytest.mark.slow
 def test_other_weights_are_measured_whole(place, watch):
     for weight, seen in ((1.0, WHOLE), (1.0, NOTHING), (2.0, WHOLE)):
         fmbench.evaluate(fmbench.wrap(Net(weight), TASK, "net"), place / "tiny.toml", out=place / "out")
@@ -312,6 +313,7 @@ def test_samples_that_differ_in_their_last_bits_leave_the_older_numbers(place):
         assert new.metrics["sliced_wasserstein2"].value > 0
 
 
+@pytest.mark.slow
 def test_only_so_many_numbers_are_retired(place, monkeypatch):
     monkeypatch.setattr(filling, "MOST_RETIRED", 5)
     for steps in (4, 5, 6, 7):

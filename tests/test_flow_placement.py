@@ -90,6 +90,7 @@ def scores(model: Model) -> dict:
     return FlowScorer(model, names, 0, FLOW, 12, 8).score()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["entry", "wrapped"])
 def test_flow_metrics_follow_the_model_and_agree_to_the_bit(name, monkeypatch):
     # Derivatives pass none of our tensors; the look at them is left out like the metrics that take them.

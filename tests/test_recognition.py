@@ -82,6 +82,7 @@ def test_a_change_that_shows_in_later_rows_only_is_not_seen(place, watch):  # no
     assert watch.look() == SERVED
 
 
+@pytest.mark.slow
 def test_a_result_without_its_sidecar_is_read_and_measured_again_where_a_witness_is_asked_for(place, watch):  # noqa: F811
     first = go(place)
     path = place / RESULT

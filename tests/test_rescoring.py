@@ -53,6 +53,7 @@ def test_samples_of_an_entry_score_as_in_its_evaluation(tmp_path):
     assert scored.benchmark["sha256"] == evaluated.benchmark["sha256"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_scores_like_the_tensor(tmp_path):
     """8-bit pictures of digits (17 grey levels) against the same pixels as floats: no resize, no second quantisation."""
     levels = ((digits().heldout.points()[0][:60] + 1) * 127.5).round().to(torch.uint8)
@@ -204,6 +205,7 @@ def test_the_distance_to_statistics_is_that_to_the_pictures_they_are_of(tmp_path
     assert result.read(stated.save(tmp_path)).rows[0].samples["reference"]["features"] == len(mu)
 
 
+@pytest.mark.slow
 def test_statistics_of_another_extractor_or_of_none_are_refused(tmp_path, held):
     np.save(tmp_path / "x.npy", held)
     np.save(tmp_path / "v.npy", held.reshape(len(held), -1))

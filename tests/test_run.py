@@ -343,6 +343,7 @@ def test_refusals_of_fmbench_keep_their_words_and_others_say_their_type():
     assert said(ValueError("x")) == "ValueError: x"
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_elsewhere_saves_where_it_should(tiny, tmp_path):
     """A relative --out is that of the caller, wherever a model goes."""
     bad = method(tmp_path, "Moving", forward="import os; os.chdir('/')")

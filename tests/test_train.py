@@ -148,6 +148,7 @@ for point in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_weights(unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     """SIGKILL after a step, and between writing a file (checkpoint, weights, recipe) and its rename."""
     recipe = tiny_recipe(TASK, "cfm")

@@ -109,6 +109,7 @@ def assert_same_weights(one: Path, other: Path, atol: float = 5e-5) -> None:
         torch.testing.assert_close(b[name], value, atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w-cfm", "unet"])
 def test_two_processes_train_like_one(name: str, whole: tuple, two: tuple) -> None:
     folder, answers, _ = two
@@ -151,6 +152,7 @@ def test_processes_know_each_other(two: tuple) -> None:
     assert join("cpu") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parts"), [("ot-cfm", 3), ("ot-cfm", 33), ("unet", 3)])
 def test_accumulated_parts_train_like_the_whole_batch(
     name: str, parts: int, whole: tuple, tmp_path: Path, tiny_recipe: MakeRecipe
@@ -195,6 +197,7 @@ def test_a_batch_smaller_than_its_slices_is_refused_before_any_work(tmp_path: Pa
     assert list((tmp_path / "x").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_errors_of_the_processes_are_raised_here(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     recipe = tiny_recipe(TASK, "cfm", **{"train.lr": 1e30, "train.schedule": "constant"})
     seen: list[int] = []
