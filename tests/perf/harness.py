@@ -68,9 +68,10 @@ def ratios(spent: dict[str, float]) -> tuple[float, float]:
 
 
 def row(label: str, spent: dict[str, float]) -> str:
-    """One line of the table."""
+    """One line of the table; real points have no ratios, for nobody samples them."""
     figures = [f"{spent[name]:.2f}" for name in PHASES] + [f"{sum(spent.values()):.1f}"]
-    return "| " + " | ".join([label, *figures, *(f"{ratio:.2f}" for ratio in ratios(spent))]) + " |"
+    shown = [f"{ratio:.2f}" for ratio in ratios(spent)] if any(spent[name] for name in NEEDED) else ["-", "-"]
+    return "| " + " | ".join([label, *figures, *shown]) + " |"
 
 
 def measured(case: Case, workers: int | str) -> list[Result]:
