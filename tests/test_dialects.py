@@ -232,6 +232,7 @@ def torchmetrics_fid(library_net, monkeypatch, normalize: bool = False, antialia
     return float(metric.compute())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("normalize", "name"), [(False, "torchmetrics"), (True, "torchmetrics normalize=True")])
 def test_torchmetrics(normalize, name, rows, library_net, monkeypatch):
     expected = torchmetrics_fid(library_net, monkeypatch, normalize)

@@ -216,6 +216,7 @@ def die(report: Callable[..., None]) -> None:
     group.wait()
 
 
+@pytest.mark.slow
 def test_the_death_of_a_process_ends_the_run() -> None:
     with pytest.raises(RuntimeError, match="process 1 of 2 died with exit code -9"):
         launch(die, 2, "cpu")

@@ -179,6 +179,7 @@ def attempt(entry: Path, out: Path, what: object) -> bool:
     return loaded_no
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_changed_recipes_are_refused_in_a_line_or_right(seed: int, originals: list[Path], tmp_path: Path) -> None:
     dice, counted = random.Random(1000 + seed), 0
@@ -303,6 +304,7 @@ def worsen(state: dict[str, Any], dice: random.Random) -> None:
         return
 
 
+@pytest.mark.slow
 def test_changed_checkpoints_are_refused_or_right(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     dice, recipe = random.Random(11), tiny_recipe("gaussian-moons", "cfm")
     start = train(recipe, tmp_path / "start", max_steps=2) / CHECKPOINT

@@ -59,7 +59,6 @@ def ranks(results):
     return {f"{t.key.benchmark}/{t.key.task}": {row.entry: row.rank for row in t.rows if row.rank} for t in tables}
 
 
-@pytest.mark.slow
 def test_only_w_cfm_is_separated_on_eight_gaussians(says, ranks):
     says("separates `w-cfm` from the eight others and these in no pair")
     assert ranks[EIGHT].pop("w-cfm") == (9, 9)
