@@ -77,8 +77,9 @@ class Evaluation:
     Attributes:
         units: folder of stored samples, None to store none.
         book: latencies that are known.
+        metrics: names of those that are measured.
         watch: counts the seconds of its phases from when it was made: trial, sampling, features, core (metrics of samples), flow (reference
-            solve and metrics of the flow), latency, cost.
+            solve and core metrics of the flow), extended (other metrics of the flow), latency, cost.
     """
 
     spec: Protocol
@@ -89,13 +90,14 @@ class Evaluation:
     extractor: Extractor | None
     report: Report = quiet
     book: Book = field(default_factory=Book)
+    metrics: Sequence[str] = ()
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     @cached_property
     def scorer(self) -> Scorer:
         """The sample metrics."""
         seeds, samples = self.options.seeds(self.spec), self.options.samples(self.spec)
-        return Scorer(self.task, self.spec.metrics, seeds, samples, self.extractor)
+        return Scorer(self.task, self.metrics, seeds, samples, self.extractor)
 
     @property
     def name(self) -> str:
@@ -244,7 +246,7 @@ class Evaluation:
     def flow_scorer(self, names: Sequence[str] | None = None) -> FlowScorer:
         """The flow metrics of the model, all or those named; a limited run solves no more trajectories than it samples."""
         samples, seed = self.options.samples(self.spec), self.options.seeds(self.spec)[0]
-        metrics = self.spec.metrics if names is None else names
+        metrics = self.metrics if names is None else names
         flow = self.options.flow(self.spec)
         return FlowScorer(self.model, metrics, seed, flow, samples, self.options.batch_size, self.task)
 

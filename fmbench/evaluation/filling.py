@@ -14,7 +14,7 @@ from fmbench.evaluation.wanted import Wanted
 from fmbench.evaluation.witness import field_witness
 from fmbench.execution.foreign import ForeignError
 from fmbench.records.file import own_run
-from fmbench.records.metric import METRICS
+from fmbench.records.metric import CORE, EXTENDED, METRICS
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sampler import Sampler
 from fmbench.records.sidecar import Witness
@@ -135,8 +135,10 @@ class Filling:
             if same and self.held
             else {}
         )
-        with self.run.watch.phase("flow"):
-            new = _keyed(self.flows.score(), self.want.flow_keys) if self.flows.metrics else {}
+        new: dict[str, Estimate] = {}
+        for phase, tier in (("flow", CORE), ("extended", EXTENDED)):
+            with self.run.watch.phase(phase):
+                new |= _keyed(self.flows.score((tier,)), self.want.flow_keys)
         return united(old, new, list(self.want.flow_keys), self.run.name)
 
     def cost(self) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from fmbench.metrics.evidence import Evidence
 from fmbench.metrics.flow import Trajectories, concatenate, reference_solve
 from fmbench.metrics.jacobian import has_derivative
 from fmbench.metrics.reference import Part
-from fmbench.records.metric import METRICS
+from fmbench.records.metric import METRICS, TIERS
 from fmbench.records.result import Estimate
 from fmbench.shapes import Condition, Labels, Points, Velocity
 from fmbench.tasks.base import Task
@@ -186,7 +186,15 @@ class FlowScorer:
         marks = {*task.space.provides, *(flow.capabilities - {FEATURES})}
         return Evidence(parts, marks, seed=self.seed, kind=task.kind)
 
-    def score(self) -> dict[str, Estimate]:
-        """Every flow metric; one that does not apply or fails is null with the reason, and a failed solve fails all that look at the field."""
-        evidence = self.evidence()
-        return {name: attempt(name, [evidence]) for name in self.metrics if METRICS[name].scope == "flow"}
+    @cached_property
+    def seen(self) -> Evidence:
+        """The evidence, whose parts are made once for all tiers."""
+        return self.evidence()
+
+    def score(self, tiers: Sequence[str] = TIERS) -> dict[str, Estimate]:
+        """Every flow metric of some tiers.
+
+        One that does not apply or fails is null with the reason, and a failed solve fails all that look at the field.
+        """
+        chosen = [n for n in self.metrics if METRICS[n].scope == "flow" and METRICS[n].tier in tiers]
+        return {name: attempt(name, [self.seen]) for name in chosen}

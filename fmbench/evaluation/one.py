@@ -115,10 +115,12 @@ def _opened(
     if not timed:
         want = replace(want, batches=())
     run = Evaluation(spec, task, model, options, None, None, report)
-    if out is None:
-        return _Opened(run, want, None, None)
-    path = result_path(out / "results", spec.name, task.name, f"{entry}.json")
-    return _Opened(run, want, path, _held(path, spec, model, options, want))
+    path = None if out is None else result_path(out / "results", spec.name, task.name, f"{entry}.json")
+    held = None if path is None else _held(path, spec, model, options, want)
+    if not options.extended:
+        want = want.continued(held, list(map(str, spec.rank.values())))
+    run.metrics = (*want.keys, *want.flow_keys)
+    return _Opened(run, want, path, held)
 
 
 def is_for_others(spec: Protocol, task: Task, model: Model | None, options: Options, out: Path) -> bool:

@@ -12,6 +12,8 @@ from fmbench.records.protocol import Protocol
 from fmbench.registry import TASKS
 
 AUTO = "auto"
+LEAST = {"samples": 64, "probes": 16}
+"""Trajectories and probes that a limited run looks at where it has so many samples: fewer tell nothing."""
 MOST_WORKERS = 8
 """Processes that a run starts unless it is told how many: each holds its own libraries, data and features in memory."""
 
@@ -34,7 +36,7 @@ class Options:
     )
     limit: int | None = option(
         None,
-        "samples per seed, at most those of the benchmark; the result is marked and never ranked",
+        "samples per seed, at most those of the benchmark; reference solve and probes shrink with them; the result is marked and never ranked",
         least=1,
         kind=int,
     )
@@ -42,6 +44,9 @@ class Options:
     dtype: str = option("float32", "of the network while it samples; not ranked unless float32", choices=DTYPES)
     compile: str = option("none", "torch.compile the network; not ranked unless none", choices=COMPILE)
     channels_last: bool = option(False, "memory format of images, nothing for vectors; not ranked")
+    extended: bool = option(
+        False, "measure the benchmark's extended metrics too; those that a result has already go on"
+    )
     overwrite: bool = option(False, "evaluate again what is already there")
     workers: int | str = option(
         AUTO,
@@ -103,10 +108,10 @@ class Options:
         return tuple(seed + 1000 * self.seed_set for seed in spec.seeds)
 
     def flow(self, spec: Protocol) -> dict[str, int]:
-        """Settings of the reference solve and the probe: a limited run solves no more trajectories than it samples."""
-        flow = dict(spec.flow)
-        if self.limit:
-            flow.update({key: min(flow[key], self.samples(spec)) for key in ("samples", "probes")})
+        """Settings of the reference solve and the probe, which shrink with the samples of a limited run down to :data:`LEAST`."""
+        flow, n = dict(spec.flow), self.samples(spec)
+        for key, least in LEAST.items() if self.limit is not None else ():
+            flow[key] = min(flow[key], n, max(least, -(-flow[key] * n // spec.samples)))
         return flow
 
     @property

@@ -244,6 +244,7 @@ def evaluate(
     dtype: str = "float32",
     compile: str = "none",
     channels_last: bool = False,
+    extended: bool = False,
     overwrite: bool = False,
     workers: int | str = "auto",
 ) -> list[Result]:
@@ -256,7 +257,7 @@ def evaluate(
     Raises ValueError in one line when the benchmark has no task of the model, for options out of range, and for a model that fails its trial.
     """
     spec = protocol.read(benchmark)
-    options = Options(device, batch_size, limit, seed_set, dtype, compile, channels_last, overwrite, workers)
+    options = Options(device, batch_size, limit, seed_set, dtype, compile, channels_last, extended, overwrite, workers)
     options.check(spec)
     place, named = resolve_device(device), model if isinstance(model, str) else None
     if isinstance(model, str):

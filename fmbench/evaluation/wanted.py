@@ -12,7 +12,7 @@ from fmbench.evaluation.options import Options
 from fmbench.execution.foreign import foreign
 from fmbench.execution.identity import code_identity
 from fmbench.records.keys import draw_id, flow_id, metric_key
-from fmbench.records.metric import BUILT_IN, METRICS
+from fmbench.records.metric import BUILT_IN, CORE, METRICS
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result, Row
 from fmbench.records.sampler import UNSAMPLED, Sampler
@@ -48,6 +48,16 @@ class Wanted:
         """Names of metrics of the flow that a result has not, or has of another definition or flow."""
         held = found.flow if found is not None and found.flow_id == self.flow else {}
         return [n for n, key in self.flow_keys.items() if n not in held or held[n].key != key]
+
+    def continued(self, found: Result | None, least: Sequence[str]) -> Wanted:
+        """The same without the extended metrics that a result has none of; those of a file go on, and what is named in ``least`` stays."""
+        tables = () if found is None else (*(row.metrics for row in found.rows), found.flow)
+        there = {name for table in tables for name in table}
+
+        def chosen(keys: Mapping[str, str]) -> dict[str, str]:
+            return {n: k for n, k in keys.items() if METRICS[n].tier == CORE or n in there or n in least}
+
+        return dataclasses.replace(self, keys=chosen(self.keys), flow_keys=chosen(self.flow_keys))
 
     def timed(self, found: Row) -> bool:
         """Whether a row was timed at the sizes wanted; see :func:`is_timed`."""

@@ -19,6 +19,8 @@ from fmbench.records import needs as words
 from fmbench.records.ranges import KERNEL, NON_NEGATIVE, UNBOUNDED, UNIT, Range
 
 SCOPES = ("samples", "flow")
+CORE, EXTENDED = TIERS = ("core", "extended")
+"""Core metrics are measured in every run; extended ones, which cost more and stand in few tables, where a run asks for them."""
 BETTER = ("lower", "higher", "neither")
 _ANY_KIND = {("vector", "image"), ("image", "vector")}
 """What stood in the place of needs, before there were any, for every kind of task."""
@@ -40,6 +42,7 @@ class Metric:
         range: lowest and highest value it can have, which neither value nor interval leaves.
         default: whether `fmbench score` measures it when no metrics are named.
         version: of its definition, raised when the same samples would give another number.
+        tier: one of :data:`TIERS`.
         column: whether it has a column in tables; otherwise it is in the result files and the CSV only.
 
     Raises ValueError in one line for a scope or side that does not exist, and for needs that are no names or that its scope cannot have.
@@ -57,9 +60,11 @@ class Metric:
     default: bool = False
     column: bool = True
     version: int = 1
+    tier: str = CORE
 
     def __post_init__(self) -> None:
-        for what, value, allowed in (("scope", self.scope, SCOPES), ("better", self.better, BETTER)):
+        fields = (("scope", self.scope, SCOPES), ("better", self.better, BETTER), ("tier", self.tier, TIERS))
+        for what, value, allowed in fields:
             if value not in allowed:
                 raise ValueError(f"metric {self.label!r}: {what} must be one of {', '.join(allowed)}, got {value!r}")
         if not isinstance(self.version, int) or isinstance(self.version, bool) or self.version < 1:
@@ -163,7 +168,7 @@ BUILT_IN: dict[str, Metric] = {
     "c2st": Metric(
         "C2ST", "", "lower", "samples", REAL, FOLDS,
         "Accuracy of a classifier that tells samples from real ones; 0.5 is the floor.",
-        "fmbench.metrics.c2st:measure", range=UNIT,
+        "fmbench.metrics.c2st:measure", range=UNIT, tier=EXTENDED,
     ),
     "authenticity": Metric(
         "auth", "", "neither", "samples", REAL_IMAGES, SHARE,
@@ -183,7 +188,7 @@ BUILT_IN: dict[str, Metric] = {
     "sinkhorn_divergence": Metric(
         "SD", "length^2", "lower", "samples", REAL_VECTORS, SEEDS,
         "Debiased entropic transport cost at a twentieth of the mean squared distance.",
-        "fmbench.metrics.sinkhorn_divergence:measure", range=NON_NEGATIVE,
+        "fmbench.metrics.sinkhorn_divergence:measure", range=NON_NEGATIVE, tier=EXTENDED,
     ),
     "mode_coverage": Metric(
         "modes", "", "higher", "samples", ("vector", "mixture"), SEEDS,
@@ -248,17 +253,17 @@ BUILT_IN: dict[str, Metric] = {
     "crossing": Metric(
         "V", "length^2", "lower", "flow", FIELD, MEAN,
         "Mean squared deviation of the velocity on the chords from the chords; 0 for straight paths that never cross.",
-        "fmbench.metrics.crossing:measure", range=NON_NEGATIVE, column=False,
+        "fmbench.metrics.crossing:measure", range=NON_NEGATIVE, column=False, tier=EXTENDED,
     ),
     "first_orderness": Metric(
         "Var eps", "length^2", "lower", "flow", FIELD, MEAN,
         "Variance of the noise prediction along a trajectory, mean over dimensions; 0 for first-order flows.",
-        "fmbench.metrics.first_order:measure", range=NON_NEGATIVE, column=False,
+        "fmbench.metrics.first_order:measure", range=NON_NEGATIVE, column=False, tier=EXTENDED,
     ),
     "velocity_error": Metric(
         "v err", "length^2", "neither", "flow", ("velocity", "oracle"), MEAN,
         "Squared distance to the exact velocity of independent pairs; other couplings aim at another velocity.",
-        "fmbench.metrics.velocity_error:measure", range=NON_NEGATIVE, column=False,
+        "fmbench.metrics.velocity_error:measure", range=NON_NEGATIVE, column=False, tier=EXTENDED,
     ),
     "relative_velocity_error": Metric(
         "rel v err", "", "neither", "flow", ("velocity", "oracle"), "delete-a-group jackknife over trajectories",
@@ -268,12 +273,12 @@ BUILT_IN: dict[str, Metric] = {
     "round_trip_error": Metric(
         "round trip", "length", "lower", "flow", FIELD, "delta method on the spread over trajectories",
         "RMS distance per dimension between a noise and itself after solving forward and back.",
-        "fmbench.metrics.inversion:measure", range=NON_NEGATIVE, column=False,
+        "fmbench.metrics.inversion:measure", range=NON_NEGATIVE, column=False, tier=EXTENDED,
     ),
     "lipschitz": Metric(
         "Lip", "1/time", "neither", "flow", FIELD, MEAN,
         "Largest singular value of dv/dx met along a trajectory, mean over trajectories.",
-        "fmbench.metrics.lipschitz:measure", range=NON_NEGATIVE, column=False,
+        "fmbench.metrics.lipschitz:measure", range=NON_NEGATIVE, column=False, tier=EXTENDED,
     ),
     "nll": Metric(
         "NLL", "nats", "lower", "flow", ("vector", *LIKELIHOOD), MEAN,

@@ -8,6 +8,9 @@ from fmbench.records.result import Result
 
 OTHER = "other"
 """Phase of what no phase names: loading, writing, waiting."""
+LESSER = ("trial", "cost")
+"""Phases that are counted as other where a terminal is narrower than :data:`WIDE`."""
+WIDE = 110
 NEEDED = ("sampling", "features")
 """Phases that no harness can do without."""
 
@@ -23,12 +26,15 @@ def times(result: Result) -> dict[str, float]:
     return found
 
 
-def profile(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+def profile(results: Sequence[Result], lesser: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Titles and rows of the table: seconds by phase of every result, and of all; and how many times what is needed all of it is.
 
-    That ratio is the whole by sampling and features; it has no value for real samples, which nobody samples here.
+    Phases named in ``lesser`` are counted as other. That ratio is the whole by sampling and features; it has no value for real samples, which
+    nobody samples here.
     """
     found = {str(result.model["name"]): times(result) for result in results}
+    for one in found.values():
+        one[OTHER] = one.get(OTHER, 0.0) + sum(one.pop(name, 0.0) for name in lesser)
     names = [name for name in dict.fromkeys(phase for one in found.values() for phase in one) if name != OTHER]
     found["all"] = {name: sum(one.get(name, 0.0) for one in found.values()) for name in (*names, OTHER)}
     rows = []
@@ -46,12 +52,12 @@ def print_profile(results: Sequence[Result]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    titles, rows = profile(results)
-    grid = Table(box=None, pad_edge=False, header_style="bold")
+    console = Console()
+    titles, rows = profile(results, LESSER if console.width < WIDE else ())
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for title in titles:
         grid.add_column(title, no_wrap=True, justify="left" if title == titles[0] else "right")
     for row in rows:
         grid.add_row(*map(Text, row))
-    console = Console()
     console.print(grid)
     console.print("ratio: the whole by sampling and features; latencies and other costs are measured one at a time")
