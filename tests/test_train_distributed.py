@@ -118,6 +118,7 @@ def test_two_processes_train_like_one(name: str, whole: tuple, two: tuple) -> No
     assert_same_weights(whole[0] / name, folder / name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_in_bfloat16(whole: tuple, two: tuple, tmp_path: Path) -> None:
     """Kernels round by the size of the batch; the curve is closer to the one in bfloat16 than that is to float32's."""
     folder, answers, _ = two
