@@ -127,6 +127,7 @@ def test_two_processes_train_like_one_in_bfloat16(whole: tuple, two: tuple, tmp_
     assert_same_weights(whole[0] / "bfloat16", folder / "bfloat16", atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_run_begun_by_two_processes_is_finished_by_one(whole: tuple, two: tuple, tiny_recipe: MakeRecipe) -> None:
     folder, answers, _ = two
     out = folder / "ot-cfm"
@@ -136,6 +137,7 @@ def test_a_run_begun_by_two_processes_is_finished_by_one(whole: tuple, two: tupl
     assert_same_weights(whole[0] / "ot-cfm", out)
 
 
+@pytest.mark.slow
 def test_process_0_reports_the_losses_and_the_recipe_says_how_many_there_were(two: tuple) -> None:
     folder, answers, reported = two
     assert all(losses == [] for losses in answers[1]["losses"].values())
@@ -144,6 +146,7 @@ def test_process_0_reports_the_losses_and_the_recipe_says_how_many_there_were(tw
     assert (made["processes"], made["accumulate"], made["samples_seen"]) == (2, 2, 33 * STEPS)
 
 
+@pytest.mark.slow
 def test_processes_know_each_other(two: tuple) -> None:
     for answer in two[1]:
         assert answer["size"] == 2
@@ -164,6 +167,7 @@ def test_accumulated_parts_train_like_the_whole_batch(
     assert recipe.identity() == read(tmp_path / "x" / "recipe.toml").identity()
 
 
+@pytest.mark.slow
 def test_gradients_of_parts_sum_to_that_of_the_whole(two: tuple) -> None:
     """In one process and over two, whose sum has the scale of the whole: AdamW and clipping would hide a factor."""
     net, x = coupled_net()
