@@ -297,6 +297,7 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     assert "no class MyMethod" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_interrupted_output_is_quiet():
     code = "import sys; from fmbench.cli import main; sys.exit(main(['list']))"
     writer = subprocess.Popen(
@@ -316,6 +317,7 @@ def test_run_says_when_nothing_is_bundled(capsys):
     assert "no entry is bundled for cifar10" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_validate_metrics_prints_the_table_and_fails_on_a_wrong_metric(tmp_path, capsys, monkeypatch):
     table = tmp_path / "table.md"
     assert run("validate-metrics", "--metric", "lipschitz", "--markdown", table) == 0
@@ -377,6 +379,7 @@ def test_an_accelerated_run_says_so_and_is_not_ranked(tmp_path, capsys):
     assert {row["latency"]["dtype"] for row in found["rows"]} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_trajectories_go_from_the_noise_to_the_sample(tmp_path):
     """First and last column of the strip are the pictures of the noise and of the Euler samples, and a strip of two is just those."""
     strip, noise, samples = (tmp_path / name for name in ("strip.png", "noise.png", "samples.png"))

@@ -169,6 +169,7 @@ def test_entropic_plan_between_gaussians_has_the_closed_form_covariance() -> Non
     assert x @ plan @ y == pytest.approx(0.33852, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_entropic_pairs_follow_the_plan() -> None:
     x0, x1 = batch(6, seed=6)
     plan = entropic_plan(costs(x0, x1), 4.0)

@@ -240,6 +240,7 @@ def test_torchmetrics(normalize, name, rows, library_net, monkeypatch):
     assert relative(rows[name].fid, expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_torchmetrics_without_antialiasing_is_ours(rows, library_net, monkeypatch):
     """The convention of torchmetrics before 1.8."""
     expected = torchmetrics_fid(library_net, monkeypatch, antialias=False)
@@ -281,11 +282,13 @@ def test_features_are_the_extractors_own_under_our_convention():
     assert np.array_equal(dialect_features(IMAGES, CONVENTIONS[0], NARROW), NARROW.features(IMAGES))
 
 
+@pytest.mark.slow
 def test_equal_images_have_distance_zero_in_every_dialect():
     features = dialect_features(REFERENCE, CONVENTIONS[0], NARROW)
     assert all(distance(features, features, convention) < 1e-9 for convention in CONVENTIONS)
 
 
+@pytest.mark.slow
 def test_greyscale_and_bad_input():
     grey = IMAGES[:4, :1]
     first, second = fid_dialects(grey, REFERENCE[:4, :1], NARROW, CONVENTIONS[:2])

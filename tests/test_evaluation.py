@@ -390,6 +390,7 @@ def test_torchcfm_networks_are_evaluated_as_they_are(tiny):
     assert data.rows[0].metrics["wasserstein2"].value < foreign.rows[0].metrics["wasserstein2"].value
 
 
+@pytest.mark.slow
 def test_the_data_row_is_the_floor_and_the_oracle_reaches_it(tmp_path):
     spec = protocol.read("quick")
     spec = dataclasses.replace(spec, samplers=(Sampler("euler", 64),), samples=400)

@@ -268,6 +268,7 @@ def sealed(path, change):
     return change(found).save(path.parents[2])
 
 
+@pytest.mark.slow
 def test_a_number_that_does_not_come_out_again_is_disputed_and_the_file_stays(place):
     go(place)
     path = place / "out/results/tiny/gaussian-moons/mine.json"
@@ -290,6 +291,7 @@ def test_a_number_that_does_not_come_out_again_is_disputed_and_the_file_stays(pl
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_samples_that_differ_in_their_last_bits_leave_the_older_numbers(place):
     """Another machine: another hash of the samples, and every number as it was."""
     first = go(place)

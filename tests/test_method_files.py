@@ -226,6 +226,7 @@ class Needs(CFM):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [

@@ -101,6 +101,7 @@ def test_every_number_keeps_its_value_and_gets_the_name_that_a_fresh_run_gives(o
         assert all(row.id for row in found.rows)
 
 
+@pytest.mark.slow
 def test_a_run_over_what_was_migrated_measures_nothing(
     old: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
+@pytest.mark.slow
 def test_tables_of_the_frechet_distance(printed) -> None:
     lines = [line.strip("| ").split(" | ") for line in printed(*FRECHET).splitlines() if line.startswith("|")]
     start = lines.index(COLUMNS)
@@ -41,6 +42,7 @@ def test_tables_of_the_frechet_distance(printed) -> None:
     assert all(float(line[3]) > 0 for line in growth)
 
 
+@pytest.mark.slow
 def test_json_says_how_it_was_measured(printed) -> None:
     record = json.loads(printed(*FRECHET, "--json", "--clock", "cpu"))
     assert (record["setting"]["clock"], record["setting"]["pairs"]) == ("cpu", 2)

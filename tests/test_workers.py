@@ -223,6 +223,7 @@ def test_the_number_of_processes(monkeypatch):
             Options(workers=wrong)
 
 
+@pytest.mark.slow
 def test_the_profile_adds_up(alone):
     titles, rows = profile(alone)
     assert titles[0] == "seconds" and titles[-3:] == ["other", "whole", "ratio"]

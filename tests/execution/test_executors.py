@@ -95,6 +95,7 @@ def test_orders_come_back_in_their_order_from_everywhere(make):
     assert counts == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_as_many_processes_as_workers_none_of_them_this_one(pool):
     pids = {done.value for done in pool.map(process, range(8))}
     assert os.getpid() not in pids

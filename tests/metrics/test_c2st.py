@@ -67,6 +67,7 @@ def test_refuses_more_folds_than_samples() -> None:
         c2st(np.zeros((12, 1)), np.ones((19, 1)), folds=13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folds", [2, 3, 5, 12])
 def test_the_fewest_samples_are_said_and_are_enough(folds: int) -> None:
     rng = np.random.default_rng(0)

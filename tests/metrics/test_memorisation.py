@@ -36,6 +36,7 @@ def test_copies_are_not_authentic_and_outliers_are() -> None:
     assert authenticity(half, train) == 0.5
 
 
+@pytest.mark.slow
 def test_ct_is_standard_under_the_null() -> None:
     # One cell: a z score of two samples of one distribution.
     values = [ct_score(*sets(80, 3, seed), cells=1) for seed in range(60)]

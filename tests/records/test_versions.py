@@ -165,6 +165,7 @@ def test_everything_registered_has_a_version():
         assert set(registry.table) == set(table)
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_identified_by_its_package(monkeypatch):
     monkeypatch.setattr(
         SOLVERS, "all", lambda: {**SOLVERS.table, "mine": "torch.nn:Module", "gone": "nowhere_at_all:X"}

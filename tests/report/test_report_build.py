@@ -47,6 +47,7 @@ def test_what_is_written(folder):
         assert HOSTILE_REASON not in (folder / shown).read_text()
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(folder, tmp_path_factory):
     build_leaderboard(folder)
     first = contents(folder)
@@ -85,6 +86,7 @@ def test_a_bad_file_is_left_out_and_the_others_are_built(folder, damage):
     assert contents(folder) != without
 
 
+@pytest.mark.slow
 def test_what_has_no_place_among_results_is_named_and_not_followed(folder, tmp_path_factory):
     build_leaderboard(folder)
     before = contents(folder)

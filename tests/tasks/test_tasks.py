@@ -120,6 +120,7 @@ def test_moments_are_those_of_the_mixture(name: str) -> None:
         assert (error < 5 * spread).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_projections_follow_the_mixture(name: str) -> None:
     for side, mixture in sides(task_of(name)):

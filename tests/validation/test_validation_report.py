@@ -63,6 +63,7 @@ def test_a_factor_of_1_1_could_not_hide_in_the_tolerances(name: str) -> None:
     assert sharp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_metric_that_is_wrong_by_a_factor_of_1_1_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, _, attribute = METRICS[name].measure.partition(":")
@@ -89,6 +90,7 @@ def test_a_metric_that_raises_is_a_failed_row(monkeypatch: pytest.MonkeyPatch) -
     assert validation.to_json(checks)["passed"] is False
 
 
+@pytest.mark.slow
 def test_runs_are_identical_and_report_their_progress() -> None:
     seen: list[tuple[str, int, int]] = []
     chosen = ["nfe", "authenticity"]
