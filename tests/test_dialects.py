@@ -247,6 +247,7 @@ def test_torchmetrics_without_antialiasing_is_ours(rows, library_net, monkeypatc
     assert relative(rows[OURS].fid, expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_rows_and_spread(rows):
     ours = rows[OURS]
     assert list(rows) == [convention.name for convention in CONVENTIONS]

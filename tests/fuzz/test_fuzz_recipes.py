@@ -253,6 +253,7 @@ def hostile(data: bytes, dice: random.Random) -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
+@pytest.mark.slow
 def test_changed_weight_files_are_refused_in_a_line(originals: list[Path], tmp_path: Path) -> None:
     """Once pinned by the old hash and size, and once by their own, as a hostile entry would pin them."""
     from fmbench.storage.files import sha256
