@@ -249,10 +249,10 @@ def test_a_run_killed_at_random_points_ends_like_an_unbroken_one(tmp_path):
 
 def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
     """A crash after the first sampler leaves its units; the next run does not sample them again."""
-    from fmbench.evaluation import produce
+    from fmbench.zoo import model as models
 
     out, calls = tmp_path / "out", []
-    original = produce.generate
+    original = models.generate
 
     def counted(method, draws, sampler, *more):
         calls.append(sampler.solver)
@@ -260,13 +260,13 @@ def test_units_of_a_broken_run_are_used(tiny, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(method, draws, sampler, *more)
 
-    monkeypatch.setattr(produce, "generate", counted)
+    monkeypatch.setattr(models, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
         run(tiny, [ENTRY], out)
     assert calls == ["euler"] * 3 + ["heun"] * 2
     calls[:] = [""] * 100
     run(tiny, [ENTRY], out)
-    assert calls[100:] == ["heun"] * 2 + ["dopri5"] * 3
+    assert calls[100:] == ["heun"] * 2 + ["dopri5"] * 6
 
 
 class Diverging(nn.Module):
@@ -307,8 +307,8 @@ def test_a_model_that_raises_is_one_line_before_anything_is_scored(tiny):
 
 
 def test_a_sampler_that_raises_fails_its_row_and_the_others_go_on(tiny):
-    """Only adaptive solvers get 44 samples at once here: the rest of 300 after a block of 256."""
-    model = fmbench.wrap(Raising(RuntimeError("out of cheese"), 44), "gaussian-moons", "raising")
+    """Only adaptive solvers get 256 samples at once here: a block, where others get all 300."""
+    model = fmbench.wrap(Raising(RuntimeError("out of cheese"), 256), "gaussian-moons", "raising")
     _, bad = fmbench.evaluate(model, tiny)
     assert [row.failed for row in bad.rows] == [None, None, "RuntimeError: out of cheese"]
     assert bad.rows[0].metrics["wasserstein2"].value > 0
@@ -440,7 +440,9 @@ def test_every_registered_metric_is_described_and_gives_a_number_or_a_reason():
     spec = dataclasses.replace(
         protocol.read("digits"), metrics=tuple(METRICS), samples=40, samplers=(Sampler("euler", 2),)
     )
-    found = evaluate_one(spec, TASKS.resolve("digits")(), fmbench.load("digits/oracle"), Options(limit=40), None)
+    found = evaluate_one(
+        spec, TASKS.resolve("digits")(), fmbench.load("digits/oracle"), Options(limit=40, extended=True), None
+    )
     estimates = {**found.rows[0].metrics, **found.flow}
     assert set(estimates) == set(METRICS)
     for name, estimate in estimates.items():

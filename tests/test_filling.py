@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import fmbench
-from fmbench.evaluation import evaluation, filling, flow_scoring, produce, scoring
+from fmbench.evaluation import evaluation, filling, flow_scoring, scoring
 from fmbench.evaluation.run import run
 from fmbench.records import result
 from fmbench.records.metric import BUILT_IN
 from fmbench.records.result import Estimate
+from fmbench.zoo import model as models
 
 TASK = "gaussian-moons"
 PROTOCOL = """
@@ -55,7 +56,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.drawn, self.measured, self.times = [], [], []
-        generate, attempt, latency = produce.generate, scoring.attempt, evaluation.Evaluation.latency
+        generate, attempt, latency = models.generate, scoring.attempt, evaluation.Evaluation.latency
 
         def counted(method, noise, sampler, *rest):
             self.drawn.append((sampler.label, len(noise)))
@@ -78,7 +79,7 @@ class Watch:
 
         self.inside = False
         monkeypatch.setattr(filling.Filling, "filled", filled)
-        monkeypatch.setattr(produce, "generate", counted)
+        monkeypatch.setattr(models, "generate", counted)
         monkeypatch.setattr(evaluation.Evaluation, "latency", timed)
         for module in (scoring, flow_scoring):
             monkeypatch.setattr(module, "attempt", tried)

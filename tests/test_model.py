@@ -259,6 +259,31 @@ def test_adaptive_samples_are_identical_for_any_batch_size(model: Model) -> None
         assert torch.equal(model.sample(300, solver="dopri5", batch_size=batch_size), reference)
 
 
+@pytest.mark.parametrize("n", [1, 100, 256, 300])
+def test_adaptive_samples_do_not_depend_on_how_many_there_are(n: int, model: Model) -> None:
+    """The steps are chosen for a whole block, however much of it is asked for; the evaluations are those of what was."""
+    sampler = Sampler("dopri5")
+    whole = model.rows(0, 512, 3, sampler, 256)
+    part = model.rows(0, n, 3, sampler, 256)
+    assert torch.equal(part.samples, whole.samples[:n])
+    middle = model.rows(100, 300, 3, sampler, 64)
+    assert torch.equal(middle.samples, whole.samples[100:300])
+    first, second = (model.rows(start, start + 256, 3, sampler, 256).evaluations.network // 256 for start in (0, 256))
+    assert part.evaluations.network == min(n, 256) * first + max(n - 256, 0) * second
+    assert middle.evaluations.network == 156 * first + 44 * second
+
+
+def test_adaptive_samples_of_given_labels_are_those_of_the_whole_block(zoo: Path) -> None:
+    model = load("digits/tiny-conditional")
+    labels = torch.full((300,), 7)
+    own = model.labels(0, 300, 0)
+    assert own is not None
+    found = model.sample(300, solver="dopri5", labels=labels)
+    assert torch.equal(found[:256], model.sample(256, solver="dopri5", labels=labels[:256]))
+    assert torch.equal(model.sample(300, solver="dopri5", labels=own), model.sample(300, solver="dopri5"))
+    assert not torch.allclose(found, model.sample(300, solver="dopri5"), atol=1e-3)
+
+
 def test_conditional_models_hear_labels_and_guidance(zoo: Path) -> None:
     model = load("digits/tiny-conditional")
     assert model.conditional

@@ -25,6 +25,7 @@ from fmbench.records import protocol, result
 from fmbench.records.sampler import Sampler
 from fmbench.report.profile import profile, times
 from fmbench.storage.files import sha256
+from fmbench.zoo import model as models
 
 TASK = "gaussian-moons"
 ENTRIES = [f"{TASK}/cfm", f"{TASK}/rf-distill"]
@@ -129,7 +130,7 @@ def test_times_are_filled_in_later_and_nothing_is_sampled_for_them(alone, tiny, 
     assert "latency" not in untimed.phases
     assert facts(untimed) == facts(alone[1])
     assert evaluate_one(spec, loaded.task, loaded, Options(), tmp_path, timed=False) == untimed
-    monkeypatch.setattr(produce, "generate", lambda *_, **__: pytest.fail("sampled"))
+    monkeypatch.setattr(models, "generate", lambda *_, **__: pytest.fail("sampled"))
     monkeypatch.setattr("fmbench.evaluation.one.trial", lambda *_: pytest.fail("tried"))
     whole = evaluate_one(spec, loaded.task, loaded, Options(), tmp_path)
     assert timed(whole) == [True] * 3
@@ -154,8 +155,8 @@ def test_a_failure_in_a_process_is_told_as_here(alone, tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("many", [True, False], ids=["whole evaluations", "units of one"])
 def test_a_process_that_is_killed_costs_one_line_and_the_next_run_goes_on(many, alone, tiny, tmp_path):
-    """The second block of samples, when there are 44 rows, kills its process, as the system does when memory runs out."""
-    fatal = f"(Path({str(tmp_path)!r}) / 'armed').exists() and len(x) == 44 and os.kill(os.getpid(), signal.SIGKILL)"
+    """The second sampler, half-way through all 300 rows, kills its process, as the system does when memory runs out."""
+    fatal = f"(Path({str(tmp_path)!r}) / 'armed').exists() and len(x) == 300 and float(t[0]) == 0.5 and os.kill(os.getpid(), signal.SIGKILL)"
     mine, others = model(tmp_path, "Mine", fatal), ENTRIES if many else []
     (tmp_path / "armed").touch()
     out, options = tmp_path / "out", Options(workers=2)

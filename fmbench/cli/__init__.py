@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import fmbench
-from fmbench.cli import boards, comparing, listing, running, sampling, scoring, timing, training
+from fmbench.cli import boards, comparing, hub, listing, running, sampling, scoring, timing, training
 from fmbench.cli.shared import FAILED, USAGE, UsageError
 from fmbench.registry import UnknownName
 from fmbench.storage.readers import one_line
@@ -36,9 +36,10 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(call=call)
         return p
 
-    for part in (listing, sampling, running, timing, scoring, comparing, training):
+    for part in (listing, hub, sampling, running, timing, scoring, comparing, training):
         part.add(add)
     boards.add(add, commands)
+    hub.add_bundle(add, commands)
     return top
 
 

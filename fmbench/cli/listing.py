@@ -24,6 +24,10 @@ def _listing(kind: str) -> dict[str, str]:
         return {name: _summary(METRICS, name) for name in METRICS}
     if kind in REGISTRIES:
         return dict.fromkeys(REGISTRIES[kind].all(), "")
+    if kind == "entries":
+        from fmbench.zoo.resolve import resolve
+
+        return {name: resolve(name).entry.where for name in fmbench.list_entries()}
     return dict.fromkeys(getattr(fmbench, f"list_{kind}")(), "")
 
 
@@ -91,7 +95,8 @@ def _entry(name: str) -> dict[str, Any] | None:
         entry = resolve(name).entry
     except UnknownName:
         return None
-    return {"kind": "entry", "name": entry.name, "folder": str(entry.folder), **dataclasses.asdict(entry.recipe)}
+    head = {"kind": "entry", "name": entry.name, "folder": str(entry.folder), "weights are": entry.where}
+    return {**head, **dataclasses.asdict(entry.recipe)}
 
 
 def _info(name: str, wanted: str | None = None) -> dict[str, Any]:

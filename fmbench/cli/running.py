@@ -68,7 +68,7 @@ def add(add: Add) -> None:
         "--model",
         nargs="*",
         action="extend",
-        help="task/entry, folder or file.py:Class; every bundled entry when left out",
+        help="task/entry, folder, hf:owner/name@revision or file.py:Class; every bundled entry when left out",
     )
     p.add_argument("--out", type=Path, default=Path("runs"), help="folder for results and tables (default: runs)")
     p.add_argument("--profile", action="store_true", help="also print where the time went (in --json: phases)")

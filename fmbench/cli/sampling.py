@@ -31,7 +31,7 @@ def cmd_sample(args: argparse.Namespace) -> int:
     device = device_of(args.device)
     named = resolve(args.entry, args.task)
     with foreign(), isolated():
-        model = named.load(device)
+        model = named.load(device, args.trust_remote_code)
     labels = None
     if args.label is not None:
         if not model.conditional or not 0 <= args.label < model.task.num_classes:
@@ -70,7 +70,7 @@ def cmd_sample(args: argparse.Namespace) -> int:
 def add(add: Add) -> None:
     """The command."""
     p = add("sample", cmd_sample, "draw samples from an entry")
-    p.add_argument("entry", help="task/entry, folder or file.py:Class")
+    p.add_argument("entry", help="task/entry, folder, hf:owner/name@revision or file.py:Class")
     p.add_argument("-n", type=positive, default=64)
     p.add_argument("--steps", type=positive, help="solver steps (default: 32)")
     p.add_argument("--solver", default="euler")
@@ -81,5 +81,6 @@ def add(add: Add) -> None:
         "--trajectory", type=positive, metavar="TIMES", help="draw each sample at so many times from noise to image"
     )
     p.add_argument("--task", help="task of a file.py:Class")
+    p.add_argument("--trust-remote-code", action="store_true", help="run the code of an hf:owner/name@COMMIT")
     p.add_argument("--device", default="auto")
     p.add_argument("-o", "--output", type=Path, default=Path("samples.png"), help=".png or .npy")

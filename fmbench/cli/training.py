@@ -52,8 +52,10 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
 
     settings = _settings(args)
     if args.entry is not None:
-        entry = resolve(args.entry).entry
-        chosen, out = entry.recipe, entry.folder
+        named = resolve(args.entry)
+        chosen, out = named.entry.recipe, named.entry.folder
+        if named.hub is not None and args.out is None:
+            raise UsageError(f"{args.entry} lies in the cache of the Hub's client; say where to train it with --out")
         if args.task is not None or args.method not in (None, chosen.method["name"]):
             raise UsageError("give an entry folder, or --method and --task, not both")
         _require_own_words(chosen, args)
@@ -127,8 +129,10 @@ def cmd_card(args: argparse.Namespace) -> int:
     from fmbench.zoo.entry import write_card
     from fmbench.zoo.resolve import resolve
 
-    kind = None if args.method is None else method_class(args.method)
-    written = [str(path) for name in args.entry for path in write_card(resolve(name).entry, kind)]
+    kind, named = None if args.method is None else method_class(args.method), [resolve(name) for name in args.entry]
+    if there := next((one.spec for one in named if one.hub is not None), None):
+        raise UsageError(f"{there} lies on the Hub; fmbench push writes its card")
+    written = [str(path) for one in named for path in write_card(one.entry, kind)]
     print_json(written) if args.json else print("\n".join(written))
     return DONE
 

@@ -54,5 +54,6 @@ def fill(plain: Mapping[str, Any], report: Report = nothing) -> None:
     task, model = TASKS.resolve(job.task)(), None
     if job.model is not None:
         with foreign(), isolated():
-            model = load(job.model, task=job.task, device=resolve_device(options.device))
+            place = resolve_device(options.device)
+            model = load(job.model, task=job.task, device=place, trust_remote_code=options.trust_remote_code)
     evaluate_one(spec, task, model, options, Path(job.out), report, timed=False)

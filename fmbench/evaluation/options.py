@@ -55,6 +55,9 @@ class Options:
         kind=int,
         words=(AUTO,),
     )
+    trust_remote_code: bool = option(
+        False, "run the code of models that are hf:owner/name@COMMIT; recorded in the result"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

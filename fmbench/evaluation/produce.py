@@ -21,7 +21,7 @@ from fmbench.records.names import check_name
 from fmbench.records.sampler import Sampler
 from fmbench.registry import TASKS
 from fmbench.storage.files import fingerprint
-from fmbench.zoo.model import Model, generate
+from fmbench.zoo.model import Model
 from fmbench.zoo.resolve import load
 
 UNIT = 8 * BLOCK
@@ -77,10 +77,8 @@ def identity_of(model: Model) -> str:
 
 def sampled(model: Model, order: Order) -> Unit:
     """The samples of an order from a model that is at hand, on its device. Raises ForeignError for whatever the model raises."""
-    draws = model.draws(order.start, order.stop, order.seed)
-    labels = model.labels(order.start, order.stop, order.seed)
     with foreign():
-        made = generate(model.method, draws, order.sampler, labels, order.batch_size, model.task.shape)
+        made = model.rows(order.start, order.stop, order.seed, order.sampler, order.batch_size)
     return Unit(made.samples, dict(made.evaluations.rows))
 
 

@@ -44,8 +44,8 @@ class Outcome:
 class _Models:
     """Loads the models of a plan; those that are small together stay in memory, for they are looked at several times."""
 
-    def __init__(self, device: str) -> None:
-        self.device, self.numbers = device, 0
+    def __init__(self, device: str, trust_remote_code: bool = False) -> None:
+        self.device, self.trusting, self.numbers = device, trust_remote_code, 0
         self.kept: dict[tuple[str, str], Model] = {}
 
     def load(self, one: Planned) -> Model | None:
@@ -56,7 +56,7 @@ class _Models:
         if key in self.kept:
             return self.kept[key]
         with foreign(), isolated():
-            model = one.model.load(self.device)
+            model = one.model.load(self.device, self.trusting)
         if self.numbers + model.parameters <= MOST_NUMBERS:
             self.kept[key] = model
             self.numbers += model.parameters
@@ -130,7 +130,7 @@ def run(
     spec = protocol.read(benchmark)
     options = options or Options()
     options.check(spec)
-    loaded, planned = _Models(resolve_device(options.device)), plan(spec, models)
+    loaded, planned = _Models(resolve_device(options.device), options.trust_remote_code), plan(spec, models)
     check_writable(out)
     remove_abandoned(out)
     if Path(benchmark).suffix == ".toml":
@@ -197,7 +197,8 @@ class _Carried:
             if (failed := told.get(index)) is not None:
                 self.errors[index] = f"{one.name}: {failed}"
                 continue
-            helpers = Helpers(helping, one.name) if helping is not None and one.model is not None else None
+            shared = helping is not None and one.model is not None and not one.model.runs_remote_code
+            helpers = Helpers(helping, one.name) if helping is not None and shared else None
             now = replace(self.options, overwrite=False) if index in told else self.options
             self._evaluate(index, now, timed=False, helpers=helpers)
             self.finished(MOSTLY * max(index + 1, len(told)))
@@ -247,6 +248,7 @@ def evaluate(
     extended: bool = False,
     overwrite: bool = False,
     workers: int | str = "auto",
+    trust_remote_code: bool = False,
 ) -> list[Result]:
     """Evaluate a loaded model, or the model a string names, on a benchmark; one Result per task it applies to.
 
@@ -257,13 +259,15 @@ def evaluate(
     Raises ValueError in one line when the benchmark has no task of the model, for options out of range, and for a model that fails its trial.
     """
     spec = protocol.read(benchmark)
-    options = Options(device, batch_size, limit, seed_set, dtype, compile, channels_last, extended, overwrite, workers)
+    drawn = (device, batch_size, limit, seed_set, dtype, compile, channels_last)
+    options = Options(*drawn, extended, overwrite, workers, trust_remote_code)
     options.check(spec)
-    place, named = resolve_device(device), model if isinstance(model, str) else None
+    place, named = resolve_device(device), None
     if isinstance(model, str):
         found = resolve(model)
         with foreign(), isolated():
-            model = found.load(place)
+            model = found.load(place, trust_remote_code)
+        named = None if found.runs_remote_code else found.spec
     if model.task.name not in spec.tasks:
         raise ValueError(f"{model.name} is for task {model.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
     require_own_name(model)

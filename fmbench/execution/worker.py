@@ -100,6 +100,8 @@ def _serve(link: _Link) -> int:
 
 def main(descriptor: int, debug: bool) -> None:
     """Serve the socket of a file descriptor until its end. ``debug`` sends what is logged at that level."""
+    # A run that was started in the background (nohup ... &) hands down that interrupts are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     link = _Link(socket.socket(fileno=descriptor))
     if debug:
         log = logging.getLogger("fmbench")

@@ -34,6 +34,13 @@ def _openai(filename: str, sha256: str) -> RemoteFile:
 
 CLIP_B32 = _openai("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af")
 CLIP_L14_336 = _openai("ViT-L-14-336px.pt", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02")
+FILES = {
+    "inception-tf": INCEPTION,
+    "clip": CLIP_B32,
+    "clip-vit-l14-336": CLIP_L14_336,
+    "dinov2-vit-l14": DINOV2_L14,
+}
+"""What is downloaded for an extractor."""
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 TF1_INCEPTION = Rgb(299, "tf1-bilinear", (128.0, 128.0, 128.0), (128.0, 128.0, 128.0))

@@ -109,6 +109,12 @@ def spill_features(batches: Iterator[Tensor], extractor: Extractor, path: Path, 
     return np.memmap(path, np.float32, "r", shape=(rows, width))
 
 
+def features_file(task: Task, extractor: Extractor, cache: Path | None = None) -> Path:
+    """Where the features of a task's training images are kept, whether they are there or not; their record lies beside them as ``.json``."""
+    folder = cache_root() / FOLDER if cache is None else cache
+    return folder / (key(pixel_sha256(task.target), extractor) + FEATURES)
+
+
 def reference_features(task: Task, extractor: Extractor, cache: Path | None = None) -> np.ndarray:
     """Features of a task's training images, (n, f) float32, memory-mapped.
 
@@ -119,6 +125,4 @@ def reference_features(task: Task, extractor: Extractor, cache: Path | None = No
 
     Raises ValueError for a task without finite images, and what :func:`spill_features` raises.
     """
-    folder = cache_root() / FOLDER if cache is None else cache
-    path = folder / (key(pixel_sha256(task.target), extractor) + FEATURES)
-    return spill_features(image_batches(task.target), extractor, path)
+    return spill_features(image_batches(task.target), extractor, features_file(task, extractor, cache))

@@ -51,6 +51,8 @@ class Entry(Closed, frozen=True):
     parameters: Count | None = None
     conditional: bool | UnsetType = UNSET
     license: str | UnsetType | None = UNSET
+    hub: Text | UnsetType = UNSET
+    remote_code: Text | UnsetType = UNSET
     recipe: Hash | UnsetType | None = UNSET
 
 

@@ -15,6 +15,7 @@ from fmbench.records.names import check_name_in
 from fmbench.records.tables import check_table, matches, parameters_of, require_finite, shown
 from fmbench.storage.files import fingerprint, write_atomic
 from fmbench.storage.readers import read_toml
+from fmbench.storage.repository import parse_address
 
 __all__ = [
     "Recipe",
@@ -87,12 +88,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Weights:
-    """The weight file of a trained entry, pinned."""
+    """The weight file of a trained entry, pinned.
+
+    Attributes:
+        file: its name, beside the recipe or in the repository of its source.
+        sha256, bytes: of the file.
+        parameters: trained numbers in it.
+        source: ``hf:owner/name@commit``, the repository that has the file where it does not lie beside the recipe.
+    """
 
     file: str
     sha256: str
     bytes: int
     parameters: int
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,7 @@ def _from_table(kind: type, table: Any, where: str) -> Any:
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Build a recipe from parsed TOML. Raises ValueError naming file, key and what is allowed."""
     content = dict(content)
+    _check_schema(content.get("schema", SCHEMA), where)
     content["train"] = _from_table(Training, content.get("train", {}), f"{where} [train]")
     if content.get("weights") is not None:
         content["weights"] = _from_table(Weights, content["weights"], f"{where} [weights]")
@@ -189,11 +199,17 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     require_finite(recipe.train.optimiser_options, f"{where} [train.optimiser_options]")
     _check_budget(recipe.train, f"{where} [train]")
     require_finite(recipe.made, f"{where} [made]")
-    if recipe.schema != SCHEMA:
-        raise ValueError(
-            f"{where}: schema {shown(recipe.schema)} is not supported by this version, which reads {SCHEMA}"
-        )
     return recipe
+
+
+def _check_schema(schema: Any, where: str) -> None:
+    """Raise ValueError for a recipe of another version, before its keys are looked at: those may be another version's too."""
+    if schema != SCHEMA or isinstance(schema, bool):
+        newer = isinstance(schema, int) and schema > SCHEMA
+        advice = "; update flow-matching-bench" if newer else ""
+        raise ValueError(
+            f"{where}: schema {shown(schema)} is not supported by this version, which reads {SCHEMA}{advice}"
+        )
 
 
 def _check_budget(train: Training, where: str) -> None:
@@ -223,6 +239,18 @@ def _check_weights(weights: Weights, where: str) -> None:
     for name, most in (("bytes", MOST_BYTES), ("parameters", MOST_PARAMETERS)):
         if not 0 <= getattr(weights, name) <= most:
             raise ValueError(f"{where}: {name} must be from 0 to {most}, got {shown(getattr(weights, name))}")
+    if weights.source is not None and not _is_pinned(weights.source):
+        raise ValueError(
+            f"{where}: source must be hf:owner/name@ and the 40 digits of a commit, got {shown(weights.source)}"
+        )
+
+
+def _is_pinned(source: str) -> bool:
+    """Whether text names a commit of a repository on the Hub."""
+    try:
+        return parse_address(source).pinned
+    except ValueError:
+        return False
 
 
 def _check_text(value: str, where: str) -> None:

@@ -189,6 +189,8 @@ class Model(Closed, frozen=True):
     code_sha256: Hash | None = None
     license: str | None = None
     recipe: Hash | None = None
+    hub: Text | UnsetType = UNSET
+    remote_code: Text | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         one_of("division", self.division, DIVISIONS)

@@ -18,7 +18,7 @@ REFERENCE_SOLVE = 1
 """The reference solve and the probe of a flow, which the flow metrics look at."""
 SAMPLING = 1
 """How a method, a sampler and noises become samples: batching, labels, guidance."""
-SOLVER_VERSIONS = {"euler": 1, "midpoint": 1, "heun": 1, "rk4": 1, "dopri5": 1, "sde-euler": 1, "inverse": 1}
+SOLVER_VERSIONS = {"euler": 1, "midpoint": 1, "heun": 1, "rk4": 1, "dopri5": 2, "sde-euler": 1, "inverse": 1}
 METHOD_VERSIONS = {
     "cfm": 1, "fm": 1, "ot-cfm": 1, "sb-cfm": 1, "w-cfm": 1, "rectified-flow": 1, "reflow": 1, "distill": 1, "oracle": 1,
 }  # fmt: skip

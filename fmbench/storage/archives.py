@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
@@ -73,3 +74,19 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if buffer.tell() != info.file_size:
         raise EOFError(f"a file in it ends after {buffer.tell():,} of {info.file_size:,} bytes")
     return buffer.getvalue()
+
+
+def copy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> str:
+    """Unpack a file in a zip to a new path, a piece at a time and never more than the table of contents says; the SHA-256 of what was written.
+
+    Raises FileExistsError for a path that is taken, EOFError for a file that ends early, and what ``zipfile`` raises for damage.
+    """
+    digest, written = hashlib.sha256(), 0
+    with archive.open(info) as member, target.open("xb") as file:
+        while piece := member.read(PIECE):
+            file.write(piece)
+            digest.update(piece)
+            written += len(piece)
+    if written != info.file_size:
+        raise EOFError(f"a file in it ends after {written:,} of {info.file_size:,} bytes")
+    return digest.hexdigest()

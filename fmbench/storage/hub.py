@@ -10,10 +10,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fmbench.storage import hub_client
 from fmbench.storage.failures import answered, causes, disk_full, is_disk_full, root_line
 from fmbench.storage.files import file_sha256
+from fmbench.storage.hub_client import LIBRARY, bar_class, client_errors, quiet, status_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -47,44 +49,12 @@ class SourceFile:
         return "the download was deleted: run again, and if that does not help, check HF_ENDPOINT"
 
 
-def _bar_class(progress: Progress, description: str) -> type:
-    """What the client asks of a tqdm class, drawn by rich."""
-
-    class Bar:
-        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
-            self.n, self.total = initial, total
-            self.task = progress.add_task(description, total=total, completed=initial)
-
-        def update(self, n: int = 1) -> None:
-            self.n += n
-            self.refresh()
-
-        def refresh(self) -> None:
-            progress.update(self.task, completed=self.n, total=self.total)
-
-        def set_postfix_str(self, *_: Any, **__: Any) -> None:
-            pass
-
-        def close(self) -> None:
-            progress.stop_task(self.task)
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.close()
-
-    return Bar
-
-
 def _explain(error: Exception, what: str, endpoint: str) -> OSError:
     """One line for a failure of the client: what failed, why, what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    responses = (getattr(e, "response", None) for e in causes(error))
-    status = next((r.status_code for r in responses if r is not None), None)
-    reason = root_line(error)
+    status, reason = status_of(error), root_line(error)
     local = f"{DATA_VARIABLE} to a folder laid out like the Hub"
     if is_disk_full(error):
         return disk_full(constants.HF_HUB_CACHE, what, "HF_HUB_CACHE")
@@ -102,31 +72,25 @@ def _explain(error: Exception, what: str, endpoint: str) -> OSError:
     return ConnectionError(f"download of {what} from {endpoint} broke off ({reason}); run again")
 
 
-def _client_errors() -> tuple[type[Exception], ...]:
-    """What a broken connection raises: the client has changed its HTTP library twice, but its own error derives from it."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (OSError, *HfHubHTTPError.__bases__)  # type: ignore[return-value]
-
-
 def _download(repo: str, revision: str, filename: str, what: str, endpoint: str, progress: Progress) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    bar = _bar_class(progress, f"download {repo.partition('/')[2]}/{Path(filename).name}")
+    bar = bar_class(progress, f"download {repo.partition('/')[2]}/{Path(filename).name}")
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            path = hf_hub_download(
-                repo,
-                filename,
-                repo_type="dataset",
-                revision=revision,
-                endpoint=endpoint,
-                library_name="fmbench",
-                tqdm_class=bar,  # type: ignore[arg-type]
-            )
+            with quiet():
+                path = hf_hub_download(
+                    repo,
+                    filename,
+                    repo_type="dataset",
+                    revision=revision,
+                    endpoint=endpoint,
+                    **LIBRARY,
+                    tqdm_class=bar,  # type: ignore[arg-type]
+                )
             return Path(path)
-        except _client_errors() as error:
+        except client_errors() as error:
             answered = any(getattr(e, "response", None) is not None for e in causes(error))
             final = answered or is_disk_full(error) or isinstance(error, LocalEntryNotFoundError)
             if final or attempt == ATTEMPTS:
@@ -155,9 +119,7 @@ def fetch(repo: str, revision: str, filename: str, progress: Progress) -> Source
             missing = f"{DATA_VARIABLE}={folder} has no datasets/{repo}/{filename}"
             raise FileNotFoundError(f"{missing}; add it, or unset {DATA_VARIABLE} to download it")
         return SourceFile(path, str(path), downloaded=False)
-    from huggingface_hub import constants
-
-    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    endpoint = hub_client.endpoint()
     what = f"datasets/{repo}/{filename} at {revision[:12]}"
     path = _download(repo, revision, filename, what, endpoint, progress)
     source = SourceFile(path, f"{endpoint}/datasets/{repo}/resolve/{revision}/{filename}", downloaded=True)

@@ -142,7 +142,7 @@ def decode(path: Path, dataset: Dataset, rows: int, advance: Callable[[int], Non
     return images, labels
 
 
-def _open(folder: Path, dataset: Dataset, split: Split) -> Arrays:
+def open_arrays(folder: Path, dataset: Dataset, split: Split) -> Arrays:
     """Map the stored arrays after checking every byte. Raises ValueError naming the hashes expected and found."""
     advice = "delete the folder and it is made again"
     try:
@@ -205,7 +205,7 @@ def load(dataset: Dataset, split: str) -> Arrays:
     """
     folder, pinned = cache_folder(dataset, split), dataset.split(split)
     if folder.is_dir():
-        return _open(folder, dataset, pinned)
+        return open_arrays(folder, dataset, pinned)
     size = pinned.rows * (int(np.prod(dataset.shape)) + 1)
     images_of_size = f"{size / 1e6:.1f} MB of decoded images"
     with writing(folder.parent, images_of_size):
@@ -224,4 +224,4 @@ def load(dataset: Dataset, split: str) -> Arrays:
     provenance = {"origin": source.origin, "revision": dataset.revision, "rows": pinned.rows, "sha256": found}
     with writing(folder.parent, images_of_size):
         _store(folder, {"images": images, "labels": labels}, order, provenance)
-    return _open(folder, dataset, pinned)
+    return open_arrays(folder, dataset, pinned)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from fmbench.records.names import check_entry_name
 from fmbench.records.recipe import Recipe, read
+from fmbench.zoo.card import ALT
 from fmbench.zoo.catalogue import CHECKPOINT
-from fmbench.zoo.entry import ALT, WEIGHTS
+from fmbench.zoo.entry import WEIGHTS
 
 RECIPE, CARD = "recipe.toml", "README.md"
 WORKSPACE = ".workspace"

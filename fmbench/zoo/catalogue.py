@@ -14,7 +14,8 @@ from fmbench.records.names import check_entry_name
 from fmbench.records.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
 from fmbench.storage.bundled import data_folder
-from fmbench.zoo import weight_file
+from fmbench.storage.cache import cache_root
+from fmbench.zoo import sources, weight_file
 
 CHECKPOINT = ".checkpoint.pt"
 """What a training that is not finished leaves in the folder of its entry."""
@@ -45,8 +46,9 @@ class Entry:
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
         with _hint(self.folder):
-            weight_file.require_size(self.folder / pinned.file, pinned)
-            return weight_file.read_header(self.folder / pinned.file)
+            path = self.weights_here()
+            weight_file.require_size(path, pinned)
+            return weight_file.read_header(path)
 
     def read_weights(self) -> bytes:
         """The verified content of the weight file. Raises ValueError naming the hash expected and the hash found."""
@@ -54,7 +56,31 @@ class Entry:
         if pinned is None:
             raise ValueError(f"{self.name} has no weights yet; make them with `fmbench train {self.folder}`")
         with _hint(self.folder):
-            return weight_file.read_pinned(self.folder / pinned.file, pinned)
+            return weight_file.read_pinned(self.weights_here(), pinned)
+
+    def weights_here(self) -> Path:
+        """The weight file beside the recipe; where there is none, that of the source the recipe names, downloaded on first use.
+
+        Raises what :func:`fmbench.zoo.sources.fetch_weights` raises.
+        """
+        pinned = self.recipe.weights
+        assert pinned is not None
+        beside = self.folder / pinned.file
+        return beside if pinned.source is None or beside.exists() else sources.fetch_weights(pinned)
+
+    @property
+    def where(self) -> str:
+        """In words, where the weights are and whether they are on this machine; nothing is read or asked for."""
+        pinned = self.recipe.weights
+        if pinned is None:
+            return "not trained yet" if self.recipe.net else "closed form, no weights"
+        size = f"{pinned.bytes / 1e6:.2f} MB"
+        if (self.folder / pinned.file).is_file():
+            return f"{size}, here"
+        if pinned.source is None:
+            return f"{size}, missing in {self.folder}"
+        here = "here" if sources.place(pinned) else f"not on this machine: fmbench fetch {self.name}"
+        return f"{size}, {pinned.source.partition('@')[0]}, {here}"
 
 
 @contextmanager
@@ -80,15 +106,22 @@ def open_folder(folder: Path, name: str | None = None) -> Entry:
         recipe = read(folder / "recipe.toml")
     if name is None:
         place = folder.resolve()
-        is_bundled = place.parent.parent == data_folder("zoo").resolve()
+        is_bundled = place.parent.parent in (data_folder("zoo").resolve(), imported_zoo().resolve())
         entry = place.name if is_bundled else check_entry_name(place.name, "the folder of an entry")
         name = f"{place.parent.name if is_bundled else recipe.task}/{entry}"
     return Entry(name, folder, recipe)
 
 
+def imported_zoo() -> Path:
+    """The folder of entries that were imported in a bundle, laid out like the zoo."""
+    return cache_root() / "zoo"
+
+
 def _zoo() -> dict[str, Path]:
-    root = data_folder("zoo")
-    return {f"{path.parts[-3]}/{path.parts[-2]}": path.parent for path in sorted(root.glob("*/*/recipe.toml"))}
+    """Name -> folder, of what comes with the package, and of imported entries with other names."""
+    roots = (imported_zoo(), data_folder("zoo"))
+    found = {"/".join(path.parts[-3:-1]): path.parent for root in roots for path in root.glob("*/*/recipe.toml")}
+    return {name: found[name] for name in sorted(found, key=lambda name: name.split("/"))}
 
 
 def locate(spec: str) -> tuple[Path, str | None]:
@@ -99,8 +132,10 @@ def locate(spec: str) -> tuple[Path, str | None]:
     if not spec.strip() or "\0" in spec:
         raise ValueError(f"{spec!r} names no entry; give task/entry or a folder")
     folder, bundled = Path(spec), data_folder("zoo") / spec
-    is_folder = (folder / "recipe.toml").is_file()
-    is_bundled = bool(_NAME.fullmatch(spec)) and (bundled / "recipe.toml").is_file()
+    is_folder, is_name = (folder / "recipe.toml").is_file(), bool(_NAME.fullmatch(spec))
+    if is_name and not (bundled / "recipe.toml").is_file():
+        bundled = imported_zoo() / spec
+    is_bundled = is_name and (bundled / "recipe.toml").is_file()
     if is_bundled and is_folder and folder.resolve() != bundled.resolve():
         raise ValueError(
             f"{spec!r} is both a zoo entry and a folder here; write ./{spec} for the folder, {bundled} for the entry"
@@ -151,3 +186,8 @@ def list_tasks() -> list[str]:
 def list_metrics() -> list[str]:
     """Names of the registered metrics."""
     return list(METRICS)
+
+
+def list_all() -> list[str]:
+    """Names of the bundled entries, feature extractors included."""
+    return list(_zoo())

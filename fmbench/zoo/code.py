@@ -194,6 +194,11 @@ def _gives_way(top: str, children: set[str]) -> bool:
     return not {"site-packages", "dist-packages"} & set(Path(origin).parts)
 
 
+def code_files(file: Path) -> list[Path]:
+    """A file of code and the files that it imports from its own folder, directly or not; nothing is executed."""
+    return list(_read(file))
+
+
 def _read(file: Path) -> dict[Path, bytes]:
     """The content of a file, and of those that it imports from its own folder, directly or not."""
     content = {file: read_bytes(file, LARGEST, "file of code")}

@@ -6,34 +6,31 @@ import dataclasses
 import io
 import platform
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 
+from fmbench import moved
 from fmbench.execution.foreign import isolated
 from fmbench.flows.flow import GUIDANCE as GUIDANCE_CAPABILITY
-from fmbench.flows.flow import VELOCITY, Flow
+from fmbench.flows.flow import VELOCITY
 from fmbench.methods.base import Method
 from fmbench.records.recipe import Recipe, Weights, parse
-from fmbench.registry import NETS
 from fmbench.storage.files import sha256, write_atomic
 from fmbench.tasks.base import Task
 from fmbench.version import __version__
 from fmbench.zoo import saving
 from fmbench.zoo.building import build, in_words, make_task, parameters_in
+from fmbench.zoo.card import GUIDANCE, PER_CLASS, STEPS, card
 from fmbench.zoo.catalogue import Entry
 from fmbench.zoo.loading import load_entry
 from fmbench.zoo.model import Model
 from fmbench.zoo.pictures import grid, trajectories
 
 WEIGHTS = "model.safetensors"
-STEPS = 32
-"""Euler steps of the pictures."""
-GUIDANCE, PER_CLASS = 2.0, 10
-"""The picture of a conditional entry: guidance scale and images of every class."""
 
 
 def prove_saved(recipe: Recipe, method: Method, task: Task, where: str) -> bytes:
@@ -118,71 +115,7 @@ def drawings(model: Model) -> dict[str, Image]:
     return found
 
 
-ALT = {
-    "samples.png": "The first 64 samples of seed 0, not chosen",
-    "classes.png": f"A row per class, the first samples of seed 0, guidance {GUIDANCE:g}",
-    "trajectory.png": "Five samples from noise (left) to image (right), nine equally spaced times",
-}
-
-
-def _network(recipe: Recipe, method: Flow) -> str:
-    """The network that was built: the recipe's, with its settings, or another by the name of its class."""
-    net = type(method.net)
-    if recipe.net and net is NETS.resolve(recipe.net["name"]):
-        return ", ".join(f"{k} {v}" for k, v in recipe.net.items())
-    return f"{net.__name__}, built by the method"
-
-
-def card(recipe: Recipe, method: Flow, entry: str, pictures: Sequence[str] = ()) -> str:
-    """The Hub model card: YAML metadata and what a stranger needs to know; ``pictures`` are keys of :data:`ALT`.
-
-    ``method`` is the loaded one: the card describes what was built.
-    """
-    from huggingface_hub import ModelCardData
-
-    assert recipe.weights is not None
-    metadata = ModelCardData(
-        license=recipe.license,
-        library_name="fmbench",
-        tags=["flow-matching", "generative", recipe.task, recipe.method["name"].rpartition(":")[2]],
-    )
-    name = f"{recipe.task}/{entry}"
-    kind = type(method)
-    settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
-    teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
-    budget = "" if method.default.steps == 1 else f', solver="euler", steps={STEPS}'
-    guided = f", guidance={GUIDANCE}" if "classes.png" in pictures else ""
-    use = (
-        ""
-        if recipe.division == "tool"
-        else f"""
-```python
-import fmbench
-model = fmbench.load("{name}")
-x = model.sample(64, seed=0{budget}{guided})
-```
-"""
-    )
-    figures = "".join(
-        f"\n- {k.replace('_', ' ')}: {v}" for k, v in recipe.made.items() if isinstance(v, float) and k != "seconds"
-    )
-    shown = "".join(f"\n![{ALT[name]}]({name})\n" for name in pictures)
-    title = kind.summary[:1].upper() + kind.summary[1:] + (f" ({kind.reference})" if kind.reference else "")
-    total = recipe.train.steps * recipe.train.batch_size
-    seen = f"{recipe.train.steps:,} steps of {recipe.train.batch_size} = {total:,} samples seen"
-    made = recipe.made
-    spent = f", {made['seconds']} s on {made['device']}" if {"seconds", "device"} <= set(made) else ""
-    return f"""---
-{metadata.to_yaml()}
----
-# {name}
-
-{title}. An entry of the fmbench zoo, made by `fmbench train` from the `recipe.toml` beside this file;
-measured results are on the leaderboard, not here.
-{use}{shown}
-- task: `{recipe.task}`, division: {recipe.division}{", class-conditional" if recipe.conditional else ""}
-- method: `{recipe.method["name"]}` ({settings})
-- network: {_network(recipe, method)}; {parameters_in(method):,} parameters, stored as {recipe.train.storage}
-- training: {seen}{spent}{teacher}
-- weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}
-"""
+def __getattr__(name: str) -> Any:
+    if name == "ALT":
+        return moved.attribute(__name__, name, "fmbench.zoo.card")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

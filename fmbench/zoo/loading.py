@@ -16,6 +16,7 @@ from fmbench.zoo import saving
 from fmbench.zoo.building import build, make_task, outline, parameters_in, require_closed_net, resolved
 from fmbench.zoo.catalogue import Entry, kebab
 from fmbench.zoo.code import code_hash, method_class
+from fmbench.zoo.hub import HubEntry
 from fmbench.zoo.model import Model
 
 SPARE = 10_000_000
@@ -77,6 +78,23 @@ def _require_counted(method: Method, pinned: Weights, numbers: int, where: str) 
 def _placed(method: Method, device: str) -> Method:
     with foreign(f"device {device!r}"):
         return method.eval().to(device)
+
+
+def load_hub(found: HubEntry, device: str, trust_remote_code: bool) -> Model:
+    """The model of an entry on the Hub, whose weights are fetched; where it came from is part of its identity.
+
+    Code of the repository is executed only with ``trust_remote_code`` and an address that names a commit. Raises ValueError in one line
+    otherwise, and what :meth:`~fmbench.zoo.hub.HubEntry.fetch` and :func:`load_entry` raise.
+    """
+    if found.code is not None and not trust_remote_code:
+        raise ValueError(
+            f"{found.asked} runs code from {found.code[0]} in its repository; read it, then name its commit, {found.address}, "
+            "together with --trust-remote-code"
+        )
+    kind = None if found.code is None else method_class(found.trusted_code())
+    model = load_entry(found.fetch(), kind, device)
+    model.identity.update(found.facts())
+    return model
 
 
 def load_code(spec: str, task: str, device: str) -> Model:

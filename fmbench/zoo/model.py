@@ -128,6 +128,38 @@ class Model:
         classes = self.task.num_classes
         return draw(lambda n, g: torch.randint(classes, (n,), generator=g), start, stop, seed, "label")
 
+    def rows(
+        self, start: int, stop: int, seed: int, sampler: Sampler, batch_size: int, labels: Labels | None = None
+    ) -> Generated:
+        """Samples ``start`` to ``stop`` of an evaluation seed, with the labels given or those of the noise contract.
+
+        An adaptive solver chooses its steps for a block of 256 samples as one, so it solves every block whole, and what was not asked for
+        is cut: a sample does not depend on how many others are. The evaluations are those of the samples asked for. Raises what
+        :func:`generate` raises.
+        """
+        if not sampler.make_solver().adaptive:
+            return self._rows(start, stop, seed, sampler, batch_size, labels)
+        samples, count = [], Evaluations()
+        for first in range(start // BLOCK * BLOCK, stop, BLOCK):
+            kept = slice(max(start - first, 0), min(stop - first, BLOCK))
+            whole = None
+            if labels is not None:
+                whole = self.labels(first, first + BLOCK, seed)
+                assert whole is not None
+                whole[kept] = labels[first + kept.start - start : first + kept.stop - start].to(whole)
+            made = self._rows(first, first + BLOCK, seed, sampler, batch_size, whole)
+            samples.append(made.samples[kept])
+            for purpose, rows in made.evaluations.rows.items():
+                # Every evaluation is of the whole block, so that this is a whole number.
+                count.rows[purpose] = count.rows.get(purpose, 0) + rows * (kept.stop - kept.start) // BLOCK
+        return Generated(torch.cat(samples), count)
+
+    def _rows(
+        self, start: int, stop: int, seed: int, sampler: Sampler, batch_size: int, labels: Labels | None
+    ) -> Generated:
+        chosen = self.labels(start, stop, seed) if labels is None else labels
+        return generate(self.method, self.draws(start, stop, seed), sampler, chosen, batch_size, self.task.shape)
+
     def sample(
         self,
         n: int,
@@ -140,9 +172,6 @@ class Model:
         batch_size: int = BLOCK,
     ) -> Points:
         """``n`` samples, float32 on the CPU, (n, *task.shape); sample ``i`` depends on (seed, i) only.
-
-        An adaptive solver chooses its steps for a block of 256 samples as one: there, ``i`` in the last block of an ``n`` that is no
-        multiple of 256 also depends, within the tolerance of the solver, on how many others are in it.
 
         ``solver`` and ``steps`` default to those of the flow: euler and 32, 1 for a map.
 
@@ -159,15 +188,18 @@ class Model:
         sampler = Sampler(solver, steps, guidance=guidance)
         if (reason := self.method.accepts(sampler)) is not None:
             raise ValueError(f"{self.name} is not sampled by {sampler.label}: {reason}")
-        if labels is None:
-            labels = self.labels(0, n, seed)
-        elif len(labels) != n:
+        if labels is not None:
+            self._check_labels(labels, n)
+        with foreign():
+            return self.rows(0, n, seed, sampler, batch_size, labels).samples
+
+    def _check_labels(self, labels: Labels, n: int) -> None:
+        """Raise ValueError for labels that are not one class of the task for each of ``n`` samples."""
+        if len(labels) != n:
             raise ValueError(f"{len(labels)} labels for {n} samples")
-        elif not self.conditional:
+        if not self.conditional:
             raise ValueError(f"{self.name} takes no labels")
-        elif not (labels.min() >= 0 and labels.max() < self.task.num_classes):
+        if not (labels.min() >= 0 and labels.max() < self.task.num_classes):
             raise ValueError(
                 f"labels must be in [0, {self.task.num_classes}), got {int(labels.min())} to {int(labels.max())}"
             )
-        with foreign():
-            return generate(self.method, self.draws(0, n, seed), sampler, labels, batch_size, self.task.shape).samples

@@ -1,6 +1,7 @@
-"""One string -> what it names, told once and handed on: an entry of the zoo, a folder, or code of the user's own.
+"""One string -> what it names, told once and handed on: an entry of the zoo or of the Hub, a folder, or code of the user's own.
 
-Nothing is executed and no weight is read before :meth:`Resolved.load`; until then nothing heavy is imported either.
+Nothing is executed and no weight is read before :meth:`Resolved.load`; until then nothing heavy is imported either. Of a repository on the
+Hub the recipe is fetched when it is resolved, the weights when it is loaded.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from fmbench import moved
 from fmbench.registry import TASKS, UnknownName, file_class, nearest
+from fmbench.storage.repository import PREFIX
+from fmbench.zoo import hub
 from fmbench.zoo.catalogue import LOCAL_ENTRIES, Entry, kebab, locate, open_folder, trained_here
+from fmbench.zoo.hub import HubEntry
 
 if TYPE_CHECKING:
     from fmbench.zoo.model import Model
-
-HUB = "hf:"
-"""What the name of a model on the Hugging Face Hub starts with."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,13 @@ class Resolved:
     """What a string names.
 
     Attributes:
-        spec: the string, as it was given.
+        spec: the string, as it was given; for a repository on the Hub with the commit that it named, so that it names the same everywhere.
         name: ``task/entry``; the string itself for a folder that cannot be read.
         task: name of the task; None for a folder that cannot be read.
         found: the folder with its recipe; None for code that has no weights here.
         code: ``path/to/file.py:Class`` where the string names code, which :meth:`load` executes.
         damage: why the folder cannot be read.
+        hub: the entry on the Hub, of which :meth:`load` fetches the weights; None for everything else.
     """
 
     spec: str
@@ -40,6 +42,7 @@ class Resolved:
     found: Entry | None = None
     code: str | None = None
     damage: Exception | None = None
+    hub: HubEntry | None = None
 
     @property
     def entry(self) -> Entry:
@@ -52,10 +55,20 @@ class Resolved:
             )
         return self.found
 
-    def load(self, device: str = "cpu") -> Model:
-        """The model on a device, in evaluation mode. Raises the damage, and ValueError or FileNotFoundError in one line."""
+    @property
+    def runs_remote_code(self) -> bool:
+        """Whether it is code of a repository on the Hub, which its user trusts in this process only."""
+        return self.hub is not None and self.hub.code is not None
+
+    def load(self, device: str = "cpu", trust_remote_code: bool = False) -> Model:
+        """The model on a device, in evaluation mode. Raises the damage, and ValueError or FileNotFoundError in one line.
+
+        ``trust_remote_code`` lets the code of a repository on the Hub run, when the string names its commit.
+        """
         from fmbench.zoo import loading
 
+        if self.hub is not None:
+            return loading.load_hub(self.hub, device, trust_remote_code)
         if self.found is None and self.code is not None:
             assert self.task is not None
             return loading.load_code(self.code, self.task, device)
@@ -64,18 +77,18 @@ class Resolved:
 
 
 def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
-    """What a string names: ``task/entry`` of the zoo, a folder, or ``path/to/file.py:Class``, for ``task`` where the string says none.
+    """What a string names: ``task/entry``, a folder, ``hf:owner/name@revision``, or ``path/to/file.py:Class`` for ``task`` or its only one.
 
     A folder whose recipe cannot be read is told by ``damage``, so that a run of many reports it in its turn. Raises UnknownName,
     FileNotFoundError, or ValueError in one line for a string that names several, which shows them, or that names a model of another task.
     """
     if not isinstance(spec, (str, os.PathLike)):
         raise ValueError(
-            f"a model is named by a string, task/entry, a folder or file.py:Class, got {type(spec).__name__}"
+            f"a model is named by a string, task/entry, a folder, hf:owner/name or file.py:Class, got {type(spec).__name__}"
         )
     spec = os.fspath(spec)
-    if spec.startswith(HUB):
-        raise ValueError(f"not yet: {spec!r:.200} names a model on the Hub; download its folder and give the path")
+    if spec.startswith(PREFIX):
+        return _of_hub(spec, task)
     parts = file_class(spec)
     if parts is not None:
         return _code(spec, *parts, task)
@@ -87,6 +100,14 @@ def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
     if task not in (None, entry.recipe.task):
         raise ValueError(f"{spec} is for task {entry.recipe.task}, not {task}")
     return Resolved(spec, entry.name, entry.recipe.task, entry)
+
+
+def _of_hub(spec: str, task: str | None) -> Resolved:
+    """What the recipe in a repository of the Hub says; its weights are not fetched yet."""
+    found = hub.find(spec)
+    if task not in (None, found.entry.recipe.task):
+        raise ValueError(f"{spec} is for task {found.entry.recipe.task}, not {task}")
+    return Resolved(str(found.address), found.entry.name, found.entry.recipe.task, found.entry, hub=found)
 
 
 def _code(spec: str, path: str, kind: str, task: str | None) -> Resolved:
@@ -131,12 +152,15 @@ def resolve_for(spec: str, tasks: Sequence[str]) -> list[Resolved]:
     return [resolve(spec, task) for task in trained or tasks]
 
 
-def load(spec: str | os.PathLike[str], *, task: str | None = None, device: str = "cpu") -> Model:
-    """Load a model by one string: ``task/entry`` of the zoo, a folder, or ``path/to/file.py:Class`` (then for ``task``).
+def load(
+    spec: str | os.PathLike[str], *, task: str | None = None, device: str = "cpu", trust_remote_code: bool = False
+) -> Model:
+    """Load a model by one string: ``task/entry``, a folder, ``hf:owner/name@revision``, or ``path/to/file.py:Class`` (then for ``task``).
 
-    Raises UnknownName, FileNotFoundError, or ValueError (ambiguous name, corrupted weights) in one line.
+    ``trust_remote_code`` lets the code of a repository on the Hub run; the string must name the commit. Raises UnknownName, FileNotFoundError,
+    or ValueError (ambiguous name, corrupted weights) in one line, and PermissionError or ConnectionError for what cannot be fetched.
     """
-    return resolve(spec, task).load(device)
+    return resolve(spec, task).load(device, trust_remote_code)
 
 
 _MOVED = {"build": "building", "code_hash": "code", "load_entry": "loading", "method_class": "code"}

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from model_hub import ModelHub
 from server import HubServer
 from tiny_dataset import Tiny, make_tiny
 
@@ -62,3 +63,13 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., HubServer]]
     huggingface_hub.close_session()
     for hub in running:
         hub.__exit__()
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    """An empty loopback Hub of models that HF_ENDPOINT points to; nothing goes by another protocol than HTTP."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with ModelHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+        huggingface_hub.close_session()

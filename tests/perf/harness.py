@@ -26,7 +26,7 @@ from fmbench.records import protocol
 from fmbench.records.result import Result
 from fmbench.report.profile import NEEDED, OTHER, times
 
-PHASES = ("sampling", "features", "core", "flow", "latency", "cost", "trial", OTHER)
+PHASES = ("sampling", "features", "core", "flow", "extended", "latency", "cost", "trial", OTHER)
 TITLES = ("run", *PHASES, "whole", "whole / needed", "core / needed")
 
 

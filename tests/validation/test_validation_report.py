@@ -18,9 +18,7 @@ from fmbench.records.metric import METRICS
 from fmbench.registry import UnknownName
 from fmbench.validation.check import Check, exact, failed, unvalidated
 
-NOT_METRICS = {
-    "__init__", "base", "info", "legacy", "neighbours", "nodes", "probe", "reference", "trajectories",
-}  # fmt: skip
+NOT_METRICS = {"__init__", "base", "evidence", "legacy", "nodes", "reference", "trajectories"}
 QUICK = (
     "precision", "recall", "density", "coverage", "mode_weights_error", "authenticity", "near_copies", "inception_score",
     "straightness", "path_energy", "normalized_path_energy", "transport_cost", "truncation_gap", "round_trip_error",

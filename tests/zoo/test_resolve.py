@@ -107,12 +107,6 @@ def test_what_names_several_shows_the_choices(zoo: Path, own: str, tiny_recipe: 
     assert resolve(own, TASK).task == TASK
 
 
-@pytest.mark.parametrize("spec", ["hf:org/repo@main", "hf:org/repo", "hf:"])
-def test_the_hub_is_a_form_that_says_what_to_do_today(spec: str) -> None:
-    with pytest.raises(ValueError, match=f"^not yet: '{spec}' names a model on the Hub; download its folder"):
-        resolve(spec)
-
-
 @pytest.mark.parametrize(
     ("spec", "error", "words"),
     [
