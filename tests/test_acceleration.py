@@ -110,6 +110,7 @@ def test_vectors_have_no_channels(seeded) -> None:
     assert torch.equal(method.net(x, torch.zeros(5)), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("options", EVERY, ids=str)
 def test_counts_and_weights_survive(options: Acceleration, make) -> None:

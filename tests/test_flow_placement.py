@@ -56,6 +56,7 @@ MODELS = {"entry": lambda: fmbench.load(ENTRY), "wrapped": wrapped, "function": 
           "closed form": lambda: fmbench.load("gaussian-moons/oracle")}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: s.label)
 @pytest.mark.parametrize("name", MODELS)
 def test_samples_are_made_elsewhere_and_are_those_of_the_cpu(name, sampler):
@@ -73,6 +74,7 @@ def test_samples_are_made_elsewhere_and_are_those_of_the_cpu(name, sampler):
     assert torch.equal(here, there)
 
 
+@pytest.mark.slow
 def test_guided_samples_are_made_elsewhere(trained_zoo):
     model = fmbench.load(str(trained_zoo / "digits" / "tiny-conditional"))
     noise, labels = model.noise(0, 4, 0), model.labels(0, 4, 0)
@@ -97,6 +99,7 @@ def scores(model: Model) -> dict:
     return FlowScorer(model, names, 0, FLOW, 12, 8).score()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("reverse_mode")
 @pytest.mark.parametrize("name", ["entry", "wrapped"])
 def test_flow_metrics_follow_the_model_and_agree_to_the_bit(name):

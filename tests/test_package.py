@@ -25,6 +25,7 @@ def wheel(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_wheel_claims_only_fmbench(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"fmbench"}
@@ -33,6 +34,7 @@ def test_the_wheel_claims_only_fmbench(wheel):
     assert not [name for name in names if "/.units" in name or name.endswith((".tmp", ".pt"))]
 
 
+@pytest.mark.slow
 def test_the_wheel_works_elsewhere(wheel, tmp_path):
     target = tmp_path / "site"
     subprocess.run(

@@ -66,6 +66,7 @@ def test_the_classifier_of_a_task(pretended, monkeypatch):
         assert_on_the_gpu(load_extractor.__wrapped__("digits/digits-cnn", "cuda:0"), GREY, logits=True)
 
 
+@pytest.mark.slow
 def test_inception_and_every_dialect_of_it(pretended):
     state = random_state(0)
     with pretended:
