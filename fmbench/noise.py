@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmbench.transfers import sent
+
 BLOCK = 256
 EVALUATION = 0x5EED
 """First word of every evaluation key: training and pair generation use keys without it."""
@@ -80,7 +82,7 @@ class Draws:
         if self.points is not None:
             return self.points
         assert self.source is not None
-        return draw(self.source, self.first, self.stop, self.seed, "source").to(self.device)
+        return sent(draw(self.source, self.first, self.stop, self.seed, "source"), self.device)
 
     def normal(self, shape: tuple[int, ...], step: int = 0, purpose: str = "noise") -> Tensor:
         """Standard normal noise of a step, (rows, *shape) float32. Steps and purposes are independent of each other."""
@@ -103,10 +105,10 @@ class Draws:
 
     def on(self, device: torch.device | str) -> Draws:
         """The same on another device, its source points a copy: what a sampler does to them must not reach others."""
-        points = None if self.points is None else self.points.to(device, copy=True)
+        points = None if self.points is None else sent(self.points, device, copy=True)
         return replace(self, device=torch.device(device), points=points)
 
     def _drawn(self, sample: Callable[[int, torch.Generator], Tensor], step: int, purpose: str) -> Tensor:
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
-        return draw(sample, self.first, self.stop, self.seed, purpose, step + 1).to(self.device)
+        return sent(draw(sample, self.first, self.stop, self.seed, purpose, step + 1), self.device)

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fmbench.transfers import sent
+
 Points: TypeAlias = Tensor
 """(batch, *shape), float32."""
 Times: TypeAlias = Tensor
@@ -72,7 +74,7 @@ class Condition:
 
     def to(self, device: torch.device | str) -> Condition:
         """The same on another device."""
-        return Condition(**{name: part.to(device) for name, part in self.parts.items()})
+        return Condition(**{name: sent(part, device) for name, part in self.parts.items()})
 
 
 def as_condition(given: Any) -> Condition | None:

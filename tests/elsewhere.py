@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -97,3 +98,16 @@ def move(module: torch.nn.Module) -> torch.nn.Module:
             if buffer is not None:
                 part._buffers[name] = Far(buffer)
     return module
+
+
+def without_driver(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """For fake CUDA tensors: what asks the driver of a GPU is left out and written down, ``pin`` or ``wait``, in the list that comes back."""
+    calls: list[str] = []
+
+    def pin(x: Tensor) -> Tensor:
+        calls.append("pin")
+        return x
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: calls.append("wait"))
+    return calls

@@ -6,19 +6,22 @@ import copy
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fmbench.evaluation.acceleration import Acceleration, accelerate_net
+from fmbench.evaluation.acceleration import Acceleration, Forward, accelerate_net
+from fmbench.evaluation.options import Options
 from fmbench.methods.base import Batch
 from fmbench.methods.cfm import CFM
 from fmbench.nets.dit import DiT
 from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet
 from fmbench.noise import generator
+from fmbench.records import protocol
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition
 from fmbench.zoo.model import generate
@@ -107,6 +110,7 @@ def test_vectors_have_no_channels(seeded) -> None:
     assert torch.equal(method.net(x, torch.zeros(5)), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("options", EVERY, ids=str)
 def test_counts_and_weights_survive(options: Acceleration, make) -> None:
@@ -191,8 +195,8 @@ def test_a_forward_replaced_by_others_is_not_overwritten(make) -> None:
     [
         ({"dtype": "float16"}, "unknown dtype 'float16'; allowed: float32, bfloat16"),
         (
-            {"compile": "reduce-overhead"},
-            "unknown compile mode 'reduce-overhead'; allowed: none, default, max-autotune",
+            {"compile": "max-autotune"},
+            "unknown compile mode 'max-autotune'; allowed: none, default, max-autotune-no-cudagraphs, reduce-overhead",
         ),
     ],
     ids=str,
@@ -200,6 +204,77 @@ def test_a_forward_replaced_by_others_is_not_overwritten(make) -> None:
 def test_unknown_options_are_one_clear_line(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Acceleration(**settings)
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """CUDA graphs as far as a CPU has them: a compiler whose code writes every output into the memory of the one before. Its modes."""
+    modes: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor], mode: str) -> Callable[..., list[Tensor]]:
+        kept: list[Tensor] = []
+        modes.append(mode)
+
+        def replay(*args: Tensor) -> list[Tensor]:
+            made = graph(*args)
+            if [out.shape for out in made] != [out.shape for out in kept]:
+                kept[:] = [out.clone() for out in made]
+            for out, new in zip(kept, made, strict=True):
+                out.copy_(new)
+            return list(kept)
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(Acceleration, "require", lambda *_: None)
+    torch.compiler.reset()
+    return modes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sampler", [Sampler("heun", 2), Sampler("rk4", 2), GUIDED], ids=lambda s: s.label)
+def test_graphs_that_overwrite_their_output_change_no_sample_and_no_count(
+    replayed, make, sampler: Sampler, dtype: str
+) -> None:
+    """A solver of stages, and guidance, hold several outputs at once; the last batch is a smaller one."""
+    method = make("mlp")
+    x, labels = inputs()
+    given = labels if sampler.guidance != 1 else None
+    accelerate_net(method, Acceleration(dtype))
+    plain = generate(method, x, sampler, given, batch_size=4)
+    accelerate_net(method, Acceleration(dtype, compile="reduce-overhead"))
+    fast = generate(method, x, sampler, given, batch_size=4)
+    assert set(replayed) == {"reduce-overhead"}
+    assert fast.evaluations == plain.evaluations
+    assert torch.allclose(fast.samples, plain.samples, atol=1e-5)
+
+
+@pytest.mark.usefixtures("replayed")
+def test_without_its_copy_a_replayed_output_is_lost(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check can fail."""
+    method = make("mlp")
+    x, _ = inputs()
+    plain = generate(method, x, Sampler("heun", 2)).samples
+    accelerate_net(method, Acceleration(compile="reduce-overhead"))
+    monkeypatch.setattr(Forward, "_own", lambda self, output: output)
+    assert not torch.allclose(generate(method, x, Sampler("heun", 2)).samples, plain, atol=1e-5)
+
+
+def test_graphs_need_a_gpu(make) -> None:
+    options = Acceleration(compile="reduce-overhead")
+    line = "compile mode 'reduce-overhead' replays CUDA graphs and the device is the CPU; take a GPU, or one of none, default, max"
+    with pytest.raises(ValueError, match=line):
+        accelerate_net(make("mlp"), options)
+    with pytest.raises(ValueError, match=line):
+        Options("cpu", compile="reduce-overhead").check(protocol.read("quick"))
+    options.require("cuda")
+
+
+def test_graphs_are_recorded_and_not_ranked() -> None:
+    used = Options("cuda", compile="reduce-overhead")
+    assert not used.ranked
+    assert used.unranked_because == ("the network was compiled, mode reduce-overhead (--compile)",)
+    assert asdict(used.acceleration)["compile"] == "reduce-overhead"
 
 
 @pytest.mark.slow

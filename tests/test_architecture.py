@@ -13,7 +13,7 @@ from fmbench.zoo import catalogue
 PACKAGE = Path(fmbench.__file__).parent
 # A module may import its own layer and those before it. Lazy registry targets are strings, not imports.
 LAYERS = [
-    ["shapes", "progress", "moved", "version"],
+    ["transfers", "shapes", "progress", "moved", "version"],
     ["noise", "storage"],
     ["execution"],
     ["registry", "solvers", "nets"],

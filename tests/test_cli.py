@@ -223,6 +223,7 @@ def test_sample_writes_pictures_and_arrays(tmp_path, capsys):
     assert np.array_equal(np.load(tmp_path / "cloud.npy"), fmbench.load(ENTRY).sample(50, steps=2).numpy())
 
 
+@pytest.mark.slow
 def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
     folder = tmp_path / "cond"
     assert (
@@ -273,6 +274,7 @@ def test_a_conditional_entry_takes_labels_and_guidance(tmp_path, capsys):
     assert "this model is a map" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_a_method_of_your_own_needs_one_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_method.py").write_text(METHOD)
@@ -304,6 +306,7 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     assert "no class MyMethod" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_interrupted_output_is_quiet():
     code = "import sys; from fmbench.cli import main; sys.exit(main(['list']))"
     writer = subprocess.Popen(
@@ -323,6 +326,7 @@ def test_run_says_when_nothing_is_bundled(capsys):
     assert "no entry is bundled for cifar10" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_validate_metrics_prints_the_table_and_fails_on_a_wrong_metric(tmp_path, capsys, monkeypatch):
     table = tmp_path / "table.md"
     assert run("validate-metrics", "--metric", "lipschitz", "--markdown", table) == 0
@@ -340,6 +344,7 @@ def test_validate_metrics_prints_the_table_and_fails_on_a_wrong_metric(tmp_path,
     assert "lipschitz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
     """The network is cut to its first layers, so that the table costs seconds; what it holds is tested beside the libraries."""
     from fmbench.evaluation import rescoring
@@ -362,6 +367,7 @@ def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
         assert name in out
 
 
+@pytest.mark.slow
 def test_an_accelerated_run_says_so_and_is_not_ranked(tmp_path, capsys):
     words = (
         "run",
@@ -382,6 +388,7 @@ def test_an_accelerated_run_says_so_and_is_not_ranked(tmp_path, capsys):
     assert {row["latency"]["dtype"] for row in found["rows"]} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_trajectories_go_from_the_noise_to_the_sample(tmp_path):
     """First and last column of the strip are the pictures of the noise and of the Euler samples, and a strip of two is just those."""
     strip, noise, samples = (tmp_path / name for name in ("strip.png", "noise.png", "samples.png"))

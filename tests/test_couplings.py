@@ -169,6 +169,7 @@ def test_entropic_plan_between_gaussians_has_the_closed_form_covariance() -> Non
     assert x @ plan @ y == pytest.approx(0.33852, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_entropic_pairs_follow_the_plan() -> None:
     x0, x1 = batch(6, seed=6)
     plan = entropic_plan(costs(x0, x1), 4.0)
@@ -189,6 +190,7 @@ def test_regularisation_must_be_positive(regularisation: float) -> None:
         entropic_plan(np.ones((2, 2)), regularisation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularisation", [1e-3, 1e-9])
 def test_unconverged_sinkhorn_is_an_error_not_a_wrong_plan(regularisation: float) -> None:
     """Sinkhorn's last half-step satisfies the row marginals whatever happens: the columns tell whether it converged."""

@@ -96,6 +96,7 @@ def folders(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "tolerance"), [("clean", 1e-6), ("legacy_tensorflow", 2e-5)])
 def test_clean_fid_from_files(mode, tolerance, folders, rows, monkeypatch):
     theirs = pytest.importorskip("cleanfid.fid")
@@ -139,6 +140,7 @@ def _flat(forward):
     return patched
 
 
+@pytest.mark.slow
 def test_clean_fid_legacy_pytorch_on_the_whole_network(folders, monkeypatch):
     theirs = pytest.importorskip("cleanfid.fid")
     network = pytest.importorskip("cleanfid.inception_pytorch")
@@ -155,6 +157,7 @@ def test_clean_fid_legacy_pytorch_on_the_whole_network(folders, monkeypatch):
     assert np.abs(ours - expected).max() < 2e-6 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_clean_fid_legacy_pytorch_distance(rows):
     """Its statistics on features that its own resizing made."""
     theirs = pytest.importorskip("cleanfid.fid")
@@ -191,6 +194,7 @@ class Pictures(torch.utils.data.Dataset):
         return self.images[index]
 
 
+@pytest.mark.slow
 def test_torch_fidelity(rows, library_net, monkeypatch):
     fidelity = pytest.importorskip("torch_fidelity")
     from torch_fidelity import metrics
@@ -228,6 +232,7 @@ def torchmetrics_fid(library_net, monkeypatch, normalize: bool = False, antialia
     return float(metric.compute())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("normalize", "name"), [(False, "torchmetrics"), (True, "torchmetrics normalize=True")])
 def test_torchmetrics(normalize, name, rows, library_net, monkeypatch):
     expected = torchmetrics_fid(library_net, monkeypatch, normalize)
@@ -235,12 +240,14 @@ def test_torchmetrics(normalize, name, rows, library_net, monkeypatch):
     assert relative(rows[name].fid, expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_torchmetrics_without_antialiasing_is_ours(rows, library_net, monkeypatch):
     """The convention of torchmetrics before 1.8."""
     expected = torchmetrics_fid(library_net, monkeypatch, antialias=False)
     assert relative(rows[OURS].fid, expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_rows_and_spread(rows):
     ours = rows[OURS]
     assert list(rows) == [convention.name for convention in CONVENTIONS]
@@ -259,6 +266,7 @@ def test_conventions_that_differ_by_the_mean_alone_agree_closely(rows):
     assert 0 < gap < 1e-5
 
 
+@pytest.mark.slow
 def test_conventions_with_the_same_pixels_share_the_network():
     seen = []
 
@@ -270,15 +278,18 @@ def test_conventions_with_the_same_pixels_share_the_network():
     assert len(seen) == 2 * 5
 
 
+@pytest.mark.slow
 def test_features_are_the_extractors_own_under_our_convention():
     assert np.array_equal(dialect_features(IMAGES, CONVENTIONS[0], NARROW), NARROW.features(IMAGES))
 
 
+@pytest.mark.slow
 def test_equal_images_have_distance_zero_in_every_dialect():
     features = dialect_features(REFERENCE, CONVENTIONS[0], NARROW)
     assert all(distance(features, features, convention) < 1e-9 for convention in CONVENTIONS)
 
 
+@pytest.mark.slow
 def test_greyscale_and_bad_input():
     grey = IMAGES[:4, :1]
     first, second = fid_dialects(grey, REFERENCE[:4, :1], NARROW, CONVENTIONS[:2])
@@ -291,6 +302,7 @@ def test_greyscale_and_bad_input():
         fid_dialects(torch.zeros(4, 4, 8, 8), REFERENCE, NARROW)
 
 
+@pytest.mark.slow
 def test_a_reference_of_samples_that_overshoot_is_clipped_like_the_samples():
     """Another model's samples as reference (Lightning-AI/torchmetrics #1244, #1339): the same seven numbers as of what a viewer sees."""
     x, real = draw(N, 0) * 1.4, draw(M, 1) * 1.4

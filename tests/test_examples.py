@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from fmbench.records.result import read
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parent / "examples"
 PROTOCOL = """
@@ -45,8 +48,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(place: Path, *words: str) -> str:
-    command = [sys.executable, "-W", "error::DeprecationWarning", "-m", "fmbench", *words]
+SESSION = """
+import json, sys
+from fmbench.cli import main
+
+for words in json.loads(sys.argv[1]):
+    if main(words):
+        sys.exit(f"failed: {words}")
+"""
+"""Several commands in one process, which imports once."""
+
+
+def call(place: Path, *commands: list[str]) -> str:
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-c", SESSION, json.dumps(commands)]
     path = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment)
@@ -57,11 +71,14 @@ def call(place: Path, *words: str) -> str:
 def result(place: Path, spec: str, steps: int = 400, lr: float = 1e-3) -> dict:
     """Checked, trained and run as a user would; the result of it."""
     name = {"TwoTime": "two-time"}.get(spec.rpartition(":")[2], spec.rpartition(":")[2].lower())
-    checks = call(place, "check", spec, "--task", "gaussian-8gaussians")
-    assert "FAILED" not in checks
     sets = ["--set", f"train.steps={steps}", "--set", f"train.lr={lr}", "--set", "division=open"]
-    call(place, "train", "--method", spec, "--task", "gaussian-8gaussians", *sets)
-    call(place, "run", "own.toml", "-m", spec, "--out", f"out-{name}")
+    checks = call(
+        place,
+        ["check", spec, "--task", "gaussian-8gaussians"],
+        ["train", "--method", spec, "--task", "gaussian-8gaussians", *sets],
+        ["run", "own.toml", "-m", spec, "--out", f"out-{name}"],
+    )
+    assert "FAILED" not in checks
     return read(place / f"out-{name}/results/own/gaussian-8gaussians/{name}.json").to_json()
 
 
@@ -115,7 +132,8 @@ def test_a_latent_flow_and_its_decoder(place: Path) -> None:
 
 
 def test_an_sde_on_the_oracle(place: Path) -> None:
-    call(place, "run", "own.toml", "-m", "gaussian-8gaussians/oracle", "gaussian-8gaussians/ot-cfm", "--out", "out-sde")
+    names = ["gaussian-8gaussians/oracle", "gaussian-8gaussians/ot-cfm"]
+    call(place, ["run", "own.toml", "-m", *names, "--out", "out-sde"])
     oracle, trained = (
         read(place / f"out-sde/results/own/gaussian-8gaussians/{n}.json").to_json() for n in ("oracle", "ot-cfm")
     )
@@ -142,9 +160,13 @@ rank = { token-chain = "total_variation", steps = 16 }
 
 def test_a_discrete_task_brings_its_space_and_its_metric(place: Path) -> None:
     (place / "tokens.toml").write_text(TOKENS)
-    assert "FAILED" not in call(place, "check", "tokens.py:Unmask", "--task", "token-chain")
-    call(place, "train", "--method", "tokens.py:Unmask", "--task", "token-chain", "--set", "division=open")
-    call(place, "run", "tokens.toml", "-m", "tokens.py:Unmask", "--out", "out-tokens")
+    said = call(
+        place,
+        ["check", "tokens.py:Unmask", "--task", "token-chain"],
+        ["train", "--method", "tokens.py:Unmask", "--task", "token-chain", "--set", "division=open"],
+        ["run", "tokens.toml", "-m", "tokens.py:Unmask", "--out", "out-tokens"],
+    )
+    assert "FAILED" not in said
     real, found = (
         read(place / f"out-tokens/results/tokens/token-chain/{n}.json").to_json() for n in ("data", "unmask")
     )

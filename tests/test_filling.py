@@ -225,6 +225,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "seen", "rows"), CHANGES, ids=[change[0].__name__ for change in CHANGES])
 def test_what_a_change_measures_again(change, seen, rows, place, watch, monkeypatch):
     before = go(place)
@@ -255,6 +256,7 @@ class Net(nn.Module):
         return self.weight - x
 
 
+@pytest.mark.slow
 def test_other_weights_are_measured_whole(place, watch):
     for weight, seen in ((1.0, WHOLE), (1.0, NOTHING), (2.0, WHOLE)):
         fmbench.evaluate(fmbench.wrap(Net(weight), TASK, "net"), place / "tiny.toml", out=place / "out")
@@ -267,6 +269,7 @@ def sealed(path, change):
     return change(found).save(path.parents[2])
 
 
+@pytest.mark.slow
 def test_a_number_that_does_not_come_out_again_is_disputed_and_the_file_stays(place):
     go(place)
     path = place / "out/results/tiny/gaussian-moons/mine.json"
@@ -289,6 +292,7 @@ def test_a_number_that_does_not_come_out_again_is_disputed_and_the_file_stays(pl
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_samples_that_differ_in_their_last_bits_leave_the_older_numbers(place):
     """Another machine: another hash of the samples, and every number as it was."""
     first = go(place)
@@ -312,6 +316,7 @@ def test_samples_that_differ_in_their_last_bits_leave_the_older_numbers(place):
         assert new.metrics["sliced_wasserstein2"].value > 0
 
 
+@pytest.mark.slow
 def test_only_so_many_numbers_are_retired(place, monkeypatch):
     monkeypatch.setattr(filling, "MOST_RETIRED", 5)
     for steps in (4, 5, 6, 7):

@@ -59,6 +59,7 @@ def test_the_straight_flow_is_straight_in_every_way(known):
     assert found["normalized_path_energy"].value == pytest.approx(0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_field_of_zeros_has_numbers(gaussian_flow):
     """Nothing moves: no energy, and 0 / 0 nowhere, so that the result can be written."""
     found = scores(
@@ -93,6 +94,7 @@ def test_both_flows_have_the_likelihood_of_their_target(known):
         assert nll.value == pytest.approx(nll.details["floor"], abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_scaled_field_is_worse_everywhere(known, gaussian_flow):
     class Scaled(nn.Module):
         def forward(self, x, t):
@@ -155,6 +157,7 @@ def test_labels_of_noise_and_of_data_reach_the_field(zoo):
     assert scorer.score()["bits_per_dimension"].value > 0
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch_size():
     model = fmbench.load("gaussian-moons/cfm")
     flow = {"samples": 300, "steps": 8, "probes": 32, "probe_steps": 8}

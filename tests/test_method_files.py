@@ -152,6 +152,7 @@ def test_imports_inside_the_functions_that_build_are_found(tmp_path: Path) -> No
     assert load(spec, task=TASK).identity["code_sha256"] != first.identity["code_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relative", [True, False])
 def test_the_command_finds_neighbours_from_any_folder(relative: bool, tmp_path: Path) -> None:
     spec = folder_of(tmp_path / "own", 0.5)
@@ -225,6 +226,7 @@ class Needs(CFM):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [

@@ -68,6 +68,7 @@ def fmbench(tmp_path: Path):
     return call
 
 
+@pytest.mark.slow
 def test_it_is_listed_and_a_broken_one_says_so(fmbench) -> None:
     listed = fmbench("list", "metrics")
     assert listed.returncode == 0, listed.stderr
@@ -80,6 +81,7 @@ def test_it_is_listed_and_a_broken_one_says_so(fmbench) -> None:
     assert "Mean Euclidean norm, length." in told.stdout, told.stderr
 
 
+@pytest.mark.slow
 def test_it_is_measured_ranked_by_and_shown(fmbench, tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(PROTOCOL)
     ran = fmbench("run", "own.toml", "-m", "gaussian-moons/cfm", "gaussian-moons/ot-cfm", "--out", "out")
@@ -91,6 +93,7 @@ def test_it_is_measured_ranked_by_and_shown(fmbench, tmp_path: Path) -> None:
     assert "Ranked by norm" in page
 
 
+@pytest.mark.slow
 def test_a_metric_that_raises_is_one_empty_cell(fmbench, tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(PROTOCOL.replace("gaussian-moons", "digits"))
     ran = fmbench("run", "own.toml", "-m", "digits/oracle", "--out", "out", "--limit", "16")
@@ -100,6 +103,7 @@ def test_a_metric_that_raises_is_one_empty_cell(fmbench, tmp_path: Path) -> None
     assert "KeyError: 'images'" in found.rows[0].metrics["mean_norm"].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["broken", "not_one"])
 def test_asking_for_a_broken_one_is_one_line(name: str, fmbench, tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(PROTOCOL.replace("mean_norm", name))

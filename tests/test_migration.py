@@ -87,6 +87,7 @@ def names(found: Result) -> Any:
     return rows, found.flow_id, {n: e.key for n, e in found.flow.items()}
 
 
+@pytest.mark.slow
 def test_every_number_keeps_its_value_and_gets_the_name_that_a_fresh_run_gives(old: Path, measured: Path) -> None:
     before = {path.name: result.read(path) for path in files(old)}
     assert set(before) == NAMES and not any(row.id for found in before.values() for row in found.rows)
@@ -100,6 +101,7 @@ def test_every_number_keeps_its_value_and_gets_the_name_that_a_fresh_run_gives(o
         assert all(row.id for row in found.rows)
 
 
+@pytest.mark.slow
 def test_a_run_over_what_was_migrated_measures_nothing(
     old: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

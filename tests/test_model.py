@@ -84,6 +84,7 @@ def test_by_file(own: str) -> None:
     assert model.identity["code_sha256"] is not None
 
 
+@pytest.mark.slow
 def test_by_file_with_trained_weights(own: str, tiny_recipe, tmp_path: Path) -> None:
     from fmbench.training.run import train
 

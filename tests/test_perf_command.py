@@ -27,6 +27,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
+@pytest.mark.slow
 def test_tables_of_the_frechet_distance(printed) -> None:
     lines = [line.strip("| ").split(" | ") for line in printed(*FRECHET).splitlines() if line.startswith("|")]
     start = lines.index(COLUMNS)
@@ -41,12 +42,14 @@ def test_tables_of_the_frechet_distance(printed) -> None:
     assert all(float(line[3]) > 0 for line in growth)
 
 
+@pytest.mark.slow
 def test_json_says_how_it_was_measured(printed) -> None:
     record = json.loads(printed(*FRECHET, "--json", "--clock", "cpu"))
     assert (record["setting"]["clock"], record["setting"]["pairs"]) == ("cpu", 2)
     assert [row["ours_bytes"] for row in record["rows"]] == [None] * 3
 
 
+@pytest.mark.slow
 def test_memory_of_a_fresh_process_is_that_of_the_arrays() -> None:
     # Covariance factors, their product, the eigenvalue problem: a few (d, d) arrays of 2 MB.
     words = [sys.executable, str(COMMAND), "--memory-of", "frechet", "ours", "600", "512"]

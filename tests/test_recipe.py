@@ -108,6 +108,7 @@ def test_round_trip_through_toml(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "recipe.toml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TASKS.all()))
 def test_closed_recipes_survive_the_round_trip(name: str) -> None:
     recipe = closed(TASKS.resolve(name)(), "cfm", {"sigma": 0.1})
@@ -117,6 +118,7 @@ def test_closed_recipes_survive_the_round_trip(name: str) -> None:
     assert recipe.division == "closed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(catalogue.data_folder("zoo").glob("*/*/recipe.toml")), ids=lambda p: str(p.parent.name)
 )

@@ -44,6 +44,7 @@ def test_a_refactoring_is_served_under_its_own_hash(place, watch, body):  # noqa
     assert watch.look() == SERVED
 
 
+@pytest.mark.slow
 def test_another_field_is_measured_again_before_anything_is_sampled(place, watch):  # noqa: F811
     go(place)
     watch.look()
@@ -63,6 +64,7 @@ TWICE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [SAMPLER, TWICE], ids=["other samples", "more evaluations"])
 def test_another_sampler_of_the_same_field_is_measured_again(place, watch, more):  # noqa: F811
     go(place)
@@ -73,6 +75,7 @@ def test_another_sampler_of_the_same_field_is_measured_again(place, watch, more)
     assert (seen, rows - WHOLE[1]) in [(WHOLE[0], 256), (WHOLE[0], BLOCKS)]
 
 
+@pytest.mark.slow
 def test_a_change_that_shows_in_later_rows_only_is_not_seen(place, watch):  # noqa: F811
     """The stated limit of a witness."""
     go(place)
@@ -82,6 +85,7 @@ def test_a_change_that_shows_in_later_rows_only_is_not_seen(place, watch):  # no
     assert watch.look() == SERVED
 
 
+@pytest.mark.slow
 def test_a_result_without_its_sidecar_is_read_and_measured_again_where_a_witness_is_asked_for(place, watch):  # noqa: F811
     first = go(place)
     path = place / RESULT
@@ -97,6 +101,7 @@ def test_a_result_without_its_sidecar_is_read_and_measured_again_where_a_witness
     assert not result.read(path).without_sidecar
 
 
+@pytest.mark.slow
 def test_numbers_of_another_kind_are_filled_in_meanwhile(place, watch):  # noqa: F811
     """A refactoring and one metric more."""
     go(place)

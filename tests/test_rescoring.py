@@ -28,6 +28,7 @@ def held():
     return digits().heldout.points()[0].numpy()
 
 
+@pytest.mark.slow
 def test_held_out_images_score_like_the_data_anchor(tmp_path, held):
     np.save(tmp_path / "held.npy", held)
     data, mine = score(tmp_path / "held.npy", task="digits", metrics=FEATURES)
@@ -53,6 +54,7 @@ def test_samples_of_an_entry_score_as_in_its_evaluation(tmp_path):
     assert scored.benchmark["sha256"] == evaluated.benchmark["sha256"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_scores_like_the_tensor(tmp_path):
     """8-bit pictures of digits (17 grey levels) against the same pixels as floats: no resize, no second quantisation."""
     levels = ((digits().heldout.points()[0][:60] + 1) * 127.5).round().to(torch.uint8)
@@ -89,6 +91,7 @@ def test_images_against_images_need_an_extractor_for_feature_metrics(tmp_path, h
     assert seen.rows[0].metrics["frechet_distance"].value > 0
 
 
+@pytest.mark.slow
 def test_modes_are_counted_on_separate_modes_only(tmp_path):
     target = TASKS.resolve("mixture-2d")().target
     x = target.sample(400, torch.Generator().manual_seed(0)).numpy()
@@ -204,6 +207,7 @@ def test_the_distance_to_statistics_is_that_to_the_pictures_they_are_of(tmp_path
     assert result.read(stated.save(tmp_path)).rows[0].samples["reference"]["features"] == len(mu)
 
 
+@pytest.mark.slow
 def test_statistics_of_another_extractor_or_of_none_are_refused(tmp_path, held):
     np.save(tmp_path / "x.npy", held)
     np.save(tmp_path / "v.npy", held.reshape(len(held), -1))
@@ -237,6 +241,7 @@ def test_a_reference_that_holds_samples_and_statistics_says_which_was_taken(tmp_
     assert "no array 'images'; choose one with --reference-key" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_array_that_was_read_and_what_was_left_out_stand_in_the_record(tmp_path, held, capsys):
     np.savez(tmp_path / "x.npz", labels=np.zeros(len(held)), samples=held)
     folder = tmp_path / "pictures"

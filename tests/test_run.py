@@ -124,6 +124,7 @@ def test_an_interrupt_alone_stops(tiny, tmp_path):
         run(tiny, [method(tmp_path, "Stopped", forward="raise KeyboardInterrupt"), ENTRY], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_command_says_who_failed_builds_the_tables_and_exits_1(tiny, tmp_path, capsys):
     bad = method(tmp_path, "Leaving", forward="sys.exit(0)")
     words = ["run", str(tiny), "-m", bad, ENTRY, "--out", str(tmp_path / "out"), "--device", "cpu"]
@@ -343,6 +344,7 @@ def test_refusals_of_fmbench_keep_their_words_and_others_say_their_type():
     assert said(ValueError("x")) == "ValueError: x"
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_elsewhere_saves_where_it_should(tiny, tmp_path):
     """A relative --out is that of the caller, wherever a model goes."""
     bad = method(tmp_path, "Moving", forward="import os; os.chdir('/')")

@@ -218,6 +218,7 @@ def test_headers_that_lie_about_their_length_are_not_read(length: int, tmp_path:
         weight_file.read_header(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

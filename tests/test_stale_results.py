@@ -42,6 +42,7 @@ def measured(call, tiny, out):
     return found.rows[0].metrics["wasserstein2"].value, found.created, found.seconds
 
 
+@pytest.mark.slow
 def test_a_wrapped_model_that_is_called_otherwise_is_measured_again(tiny, tmp_path):
     first = measured(lambda m, x, t: -m(x, 1 - t), tiny, tmp_path / "out")
     assert measured(lambda m, x, t: -m(x, 1 - t), tiny, tmp_path / "out") == first

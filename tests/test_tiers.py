@@ -65,11 +65,13 @@ def test_extended_metrics_wait_until_they_are_asked_for_and_then_stay(tiers, tmp
     assert measured(tiers, out) == (every, all_of_it)
 
 
+@pytest.mark.slow
 def test_without_a_folder_the_option_alone_decides(tiers):
     assert len(measured(tiers, None)[0]) == 2
     assert len(measured(tiers, None, extended=True)[0]) == 5
 
 
+@pytest.mark.slow
 def test_what_a_benchmark_ranks_by_is_always_measured(tmp_path):
     path = tmp_path / "tiers.toml"
     path.write_text(PROTOCOL % "sinkhorn_divergence")

@@ -148,6 +148,7 @@ for point in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_weights(unbroken: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     """SIGKILL after a step, and between writing a file (checkpoint, weights, recipe) and its rename."""
     recipe = tiny_recipe(TASK, "cfm")
@@ -302,6 +303,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(content: bytes, tmp_path: P
         train(tiny_recipe(TASK, "cfm"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_teacher_is_not_continued(zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     """The name of the teacher is the same, its weights are not."""
     teacher = shutil.copytree(zoo / TASK / "tiny", tmp_path / TASK / "teacher")
@@ -495,6 +497,7 @@ def test_the_card_of_an_image_entry_shows_what_its_weights_draw(tmp_path: Path, 
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "samples.png")), drawn)
 
 
+@pytest.mark.slow
 def test_the_card_of_a_conditional_entry_shows_a_row_per_class(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     from PIL import Image
 

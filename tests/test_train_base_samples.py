@@ -36,6 +36,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: MakeRecipe) -> 
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "kind"), [("flow", CFM), ("one-step", Distill)])
 def test_what_any_base_draws_in_a_step_is_not_drawn_again(
     base: str, kind: type, bases: Path, tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch

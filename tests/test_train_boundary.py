@@ -171,6 +171,7 @@ def test_closed_means_the_network_that_was_built(
     assert main(["run", "quick", "-m", f"own.py:{name}", "--limit", "64"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(catalogue.data_folder("zoo").glob("*/*/recipe.toml")), ids=lambda p: f"{p.parts[-3]}-{p.parts[-2]}"
 )

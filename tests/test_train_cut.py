@@ -71,6 +71,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
         torch.testing.assert_close(b[name], value, atol=1e-6, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_one_piece_parts_and_two_processes_train_the_same(
     name: str, two: Path, tmp_path: Path, tiny_recipe: MakeRecipe
@@ -109,6 +110,7 @@ def test_what_cannot_be_cut_is_refused_before_the_first_step(
     train(recipe, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_processes_refuse_it_too(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     pytest.importorskip("accelerate")
     recipe = tiny_recipe(TASK, f"{FILE}:OfCentred", **{"train.steps": 1})

@@ -109,6 +109,7 @@ def assert_same_weights(one: Path, other: Path, atol: float = 5e-5) -> None:
         torch.testing.assert_close(b[name], value, atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w-cfm", "unet"])
 def test_two_processes_train_like_one(name: str, whole: tuple, two: tuple) -> None:
     folder, answers, _ = two
@@ -117,6 +118,7 @@ def test_two_processes_train_like_one(name: str, whole: tuple, two: tuple) -> No
     assert_same_weights(whole[0] / name, folder / name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_in_bfloat16(whole: tuple, two: tuple, tmp_path: Path) -> None:
     """Kernels round by the size of the batch; the curve is closer to the one in bfloat16 than that is to float32's."""
     folder, answers, _ = two
@@ -125,6 +127,7 @@ def test_two_processes_train_like_one_in_bfloat16(whole: tuple, two: tuple, tmp_
     assert_same_weights(whole[0] / "bfloat16", folder / "bfloat16", atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_run_begun_by_two_processes_is_finished_by_one(whole: tuple, two: tuple, tiny_recipe: MakeRecipe) -> None:
     folder, answers, _ = two
     out = folder / "ot-cfm"
@@ -134,6 +137,7 @@ def test_a_run_begun_by_two_processes_is_finished_by_one(whole: tuple, two: tupl
     assert_same_weights(whole[0] / "ot-cfm", out)
 
 
+@pytest.mark.slow
 def test_process_0_reports_the_losses_and_the_recipe_says_how_many_there_were(two: tuple) -> None:
     folder, answers, reported = two
     assert all(losses == [] for losses in answers[1]["losses"].values())
@@ -142,6 +146,7 @@ def test_process_0_reports_the_losses_and_the_recipe_says_how_many_there_were(tw
     assert (made["processes"], made["accumulate"], made["samples_seen"]) == (2, 2, 33 * STEPS)
 
 
+@pytest.mark.slow
 def test_processes_know_each_other(two: tuple) -> None:
     for answer in two[1]:
         assert answer["size"] == 2
@@ -151,6 +156,7 @@ def test_processes_know_each_other(two: tuple) -> None:
     assert join("cpu") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parts"), [("ot-cfm", 3), ("ot-cfm", 33), ("unet", 3)])
 def test_accumulated_parts_train_like_the_whole_batch(
     name: str, parts: int, whole: tuple, tmp_path: Path, tiny_recipe: MakeRecipe
@@ -161,6 +167,7 @@ def test_accumulated_parts_train_like_the_whole_batch(
     assert recipe.identity() == read(tmp_path / "x" / "recipe.toml").identity()
 
 
+@pytest.mark.slow
 def test_gradients_of_parts_sum_to_that_of_the_whole(two: tuple) -> None:
     """In one process and over two, whose sum has the scale of the whole: AdamW and clipping would hide a factor."""
     net, x = coupled_net()
@@ -195,6 +202,7 @@ def test_a_batch_smaller_than_its_slices_is_refused_before_any_work(tmp_path: Pa
     assert list((tmp_path / "x").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_errors_of_the_processes_are_raised_here(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     recipe = tiny_recipe(TASK, "cfm", **{"train.lr": 1e30, "train.schedule": "constant"})
     seen: list[int] = []
@@ -213,6 +221,7 @@ def die(report: Callable[..., None]) -> None:
     group.wait()
 
 
+@pytest.mark.slow
 def test_the_death_of_a_process_ends_the_run() -> None:
     with pytest.raises(RuntimeError, match="process 1 of 2 died with exit code -9"):
         launch(die, 2, "cpu")

@@ -161,6 +161,7 @@ def fmbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
+@pytest.mark.slow
 def test_a_plugin_trains_and_goes_on(fmbench: Callable, tmp_path: Path) -> None:
     words = ["--set", "train.steps=4", "--set", "train.optimiser=signs", "--set", "train.optimiser_options.memory=0.5"]
     for out, stops in (("whole", [4]), ("parts", [2, 4])):
@@ -171,6 +172,7 @@ def test_a_plugin_trains_and_goes_on(fmbench: Callable, tmp_path: Path) -> None:
     assert read(tmp_path / "whole" / "recipe.toml").train.optimiser_options == {"memory": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

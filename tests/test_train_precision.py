@@ -30,6 +30,7 @@ def test_the_device_decides_only_what_the_recipe_leaves_to_it(
     assert precision.precision_on(torch.device("meta"), "auto") == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
 def test_auto_trains_like_what_it_chooses_and_records_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_recipe: MakeRecipe, chosen: str

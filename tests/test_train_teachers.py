@@ -24,6 +24,7 @@ from fmbench.zoo.resolve import load
 MakeRecipe = Callable[..., Recipe]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["reflow", "distill"])
 def test_a_conditional_teacher_teaches_every_class(
     method: str, zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe

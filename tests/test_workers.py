@@ -97,6 +97,7 @@ def timed(found):
     return [row.latency is not None for row in found.rows if row.samples and found.entry != "data"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", [ENTRIES, ENTRIES[:1]], ids=["whole evaluations", "units of one"])
 def test_hashes_and_all_numbers_are_those_of_one_process(models, alone, tiny, tmp_path):
     outcome = run(tiny, models, tmp_path / "out", options=Options(workers=2))
@@ -112,6 +113,7 @@ def test_hashes_and_all_numbers_are_those_of_one_process(models, alone, tiny, tm
     assert run(tiny, models, tmp_path / "out", options=Options(workers=2)).results == outcome.results
 
 
+@pytest.mark.slow
 def test_a_model_of_one_string_is_sampled_by_several_and_an_object_here(alone, tiny, monkeypatch):
     _, found = evaluate(ENTRIES[0], tiny, workers=2)
     assert facts(found) == facts(alone[1])
@@ -120,6 +122,7 @@ def test_a_model_of_one_string_is_sampled_by_several_and_an_object_here(alone, t
     assert wrapped.rows[0].metrics["wasserstein2"].value > 0
 
 
+@pytest.mark.slow
 def test_times_are_filled_in_later_and_nothing_is_sampled_for_them(alone, tiny, tmp_path, monkeypatch):
     spec, loaded = protocol.read(tiny), fmbench.load(ENTRIES[0])
     untimed = evaluate_one(spec, loaded.task, loaded, Options(), tmp_path, timed=False)
@@ -137,6 +140,7 @@ def test_times_are_filled_in_later_and_nothing_is_sampled_for_them(alone, tiny, 
     assert whole.seconds >= untimed.seconds
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_process_is_told_as_here(alone, tiny, tmp_path):
     bad = model(tmp_path, "Raising", "raise TypeError('no' + chr(10) + 'more')")
     lines = []
@@ -220,6 +224,7 @@ def test_the_number_of_processes(monkeypatch):
             Options(workers=wrong)
 
 
+@pytest.mark.slow
 def test_the_profile_adds_up(alone):
     titles, rows = profile(alone)
     assert titles[0] == "seconds" and titles[-3:] == ["other", "whole", "ratio"]

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from fmbench.flows.flow import Flow
 
 DTYPES = ("float32", "bfloat16")
-COMPILE = ("none", "default", "max-autotune-no-cudagraphs")
+COMPILE = ("none", "default", "max-autotune-no-cudagraphs", "reduce-overhead")
+GRAPHS = ("reduce-overhead",)
+"""Modes that replay the network as a CUDA graph."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,7 @@ class Acceleration:
     Attributes:
         dtype: "bfloat16" runs the network under autocast: weights, state of the solver and output stay float32.
         channels_last: whether images go through the network channels last (NHWC); ignored for vectors.
-        compile: mode of torch.compile, "none" for eager. No mode with CUDA graphs: they overwrite the output of the last call, which a
-            solver of several stages still needs.
+        compile: mode of torch.compile, "none" for eager; "reduce-overhead" replays CUDA graphs, which need a GPU.
 
     Raises ValueError for an unknown dtype or mode.
     """
@@ -37,6 +38,19 @@ class Acceleration:
         for what, value, allowed in (("dtype", self.dtype, DTYPES), ("compile mode", self.compile, COMPILE)):
             if value not in allowed:
                 raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
+
+    @property
+    def graphs(self) -> bool:
+        """Whether the network is replayed as a CUDA graph."""
+        return self.compile in GRAPHS
+
+    def require(self, device: str) -> None:
+        """Raise ValueError in one line for CUDA graphs on a device, ``cpu`` or ``cuda:N``, that has none."""
+        if self.graphs and device == "cpu":
+            plain = ", ".join(mode for mode in COMPILE if mode not in GRAPHS)
+            raise ValueError(
+                f"compile mode {self.compile!r} replays CUDA graphs and the device is the CPU; take a GPU, or one of {plain}"
+            )
 
 
 class Forward:
@@ -63,9 +77,13 @@ class Forward:
         if self.options.channels_last and x.ndim == 4:
             x = x.clone(memory_format=torch.channels_last)
         if self.options.dtype == "float32":
-            return self.run(self.net, x, *args, **kwargs)
+            return self._own(self.run(self.net, x, *args, **kwargs))
         with torch.autocast(x.device.type, torch.bfloat16):
-            return self.run(self.net, x, *args, **kwargs).to(x.dtype)
+            return self._own(self.run(self.net, x, *args, **kwargs)).to(x.dtype)
+
+    def _own(self, output: Tensor) -> Tensor:
+        """The output in memory of its own: the next replay of a graph writes over it, and a solver of several stages still needs it."""
+        return output.clone() if self.options.graphs else output
 
 
 def accelerate_net(method: Flow, options: Acceleration) -> None:
@@ -76,8 +94,13 @@ def accelerate_net(method: Flow, options: Acceleration) -> None:
     minute or so; torch falls back to eager, with a warning, beyond eight variants (labels or none, gradients or none, new batch sizes)
     of one kind of network. Jacobian metrics differentiate through the forward in ways torch.compile does not follow: restore it first.
 
-    Raises ValueError when something else has replaced the network's forward.
+    A CUDA graph is replayed inside a call that is counted, so that its evaluations are, and its output is copied out of the graph.
+
+    Raises ValueError when something else has replaced the network's forward, and for CUDA graphs of a flow on the CPU.
     """
+    from fmbench.flows.flow import device_of
+
+    options.require(str(device_of(method)))
     net = method.networks()["network"]
     if not isinstance(vars(net).get("forward"), (Forward, type(None))):
         raise ValueError(

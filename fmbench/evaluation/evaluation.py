@@ -18,6 +18,7 @@ from fmbench.evaluation import environment
 from fmbench.evaluation.acceleration import accelerated
 from fmbench.evaluation.cost.costs import model_cost
 from fmbench.evaluation.cost.memory import process_peak
+from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.flow_scoring import FlowScorer
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.produce import UNIT, Order, identity_of, merged, sampled
@@ -97,7 +98,8 @@ class Evaluation:
     def scorer(self) -> Scorer:
         """The sample metrics."""
         seeds, samples = self.options.seeds(self.spec), self.options.samples(self.spec)
-        return Scorer(self.task, self.metrics, seeds, samples, self.extractor)
+        device = resolve_device(self.options.device)
+        return Scorer(self.task, self.metrics, seeds, samples, self.extractor, device=device)
 
     @property
     def name(self) -> str:

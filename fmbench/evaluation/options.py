@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmbench.evaluation.acceleration import COMPILE, DTYPES, Acceleration
+from fmbench.evaluation.device import resolve_device
 from fmbench.execution.executor import usable_threads
 from fmbench.records.protocol import Protocol
 from fmbench.registry import TASKS
@@ -42,7 +43,11 @@ class Options:
     )
     seed_set: int = option(0, "k shifts the evaluation seeds by 1000 k; not ranked unless 0", least=0, kind=int)
     dtype: str = option("float32", "of the network while it samples; not ranked unless float32", choices=DTYPES)
-    compile: str = option("none", "torch.compile the network; not ranked unless none", choices=COMPILE)
+    compile: str = option(
+        "none",
+        "torch.compile the network, reduce-overhead with CUDA graphs; not ranked unless none",
+        choices=COMPILE,
+    )
     channels_last: bool = option(False, "memory format of images, nothing for vectors; not ranked")
     extended: bool = option(
         False, "measure the benchmark's extended metrics too; those that a result has already go on"
@@ -88,13 +93,15 @@ class Options:
         return dataclasses.replace(self, dtype="float32", compile="none", channels_last=False)
 
     def check(self, spec: Protocol) -> None:
-        """Raise ValueError for options that would have no effect on any part of a protocol, before any work."""
+        """Raise ValueError for options that would have no effect on any part of a protocol or on the device, before any work."""
         if self.limit is not None and self.limit > spec.samples:
             raise ValueError(
                 f"limit {self.limit} is more than the {spec.samples} samples per seed of {spec.name}; leave it out"
             )
         if self.channels_last and not any("image" in TASKS.resolve(task)().space.provides for task in spec.tasks):
             raise ValueError(f"channels last is a memory format of images, and {spec.name} has none; leave it out")
+        if self.acceleration.graphs:
+            self.acceleration.require(resolve_device(self.device))
 
     def processes(self, device: str, models: int) -> int:
         """How many processes share the work on so many models on a device, a name that :func:`resolve_device` gave."""

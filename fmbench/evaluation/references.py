@@ -19,7 +19,7 @@ MOST = 16
 """References held at a time: one for every seed of a protocol."""
 
 
-def reference(task: Task, seed: int, n: int, extractor: Extractor | None) -> Reference:
+def reference(task: Task, seed: int, n: int, extractor: Extractor | None, device: str = "cpu") -> Reference:
     """Real samples of a task (all of a finite data set, else ``n`` draws of a seed) with features, cached on disk for Hub data sets."""
 
     def features() -> np.ndarray:
@@ -32,6 +32,7 @@ def reference(task: Task, seed: int, n: int, extractor: Extractor | None) -> Ref
         lambda: task.published_sha256 or sha256(made.points.astype(np.float32)),
         None if extractor is None else features,
         fresh=task.fresh,
+        device=device,
     )
     return made
 
@@ -58,15 +59,15 @@ class References:
         # With the target, so that its address stays its own for as long as it stands for it.
         self.held: OrderedDict[tuple[Any, ...], tuple[Any, Reference]] = OrderedDict()
 
-    def of(self, task: Task, seed: int, n: int, extractor: Extractor | None) -> Reference:
-        """The reference of a task, seed, number of draws and extractor."""
+    def of(self, task: Task, seed: int, n: int, extractor: Extractor | None, device: str = "cpu") -> Reference:
+        """The reference of a task, seed, number of draws and extractor, for an evaluation on a device."""
         pinned = None if extractor is None else (fingerprint(extractor.identity), str(extractor.device))
         whose = (task.name, task.version, id(task.target))
-        key = (*whose, seed, n, pinned)
+        key = (*whose, seed, n, pinned, device)
         if self.held and next(iter(self.held))[:3] != whose:
             self.held.clear()
         if key not in self.held:
-            self.held[key] = task.target, reference(task, seed, n, extractor)
+            self.held[key] = task.target, reference(task, seed, n, extractor, device)
             if len(self.held) > MOST:
                 self.held.popitem(last=False)
         self.held.move_to_end(key)

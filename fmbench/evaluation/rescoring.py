@@ -117,7 +117,7 @@ def _scored(
     """(whether it is the anchor, samples, estimates), the anchor of real samples first where there is one."""
     task, points = compared.task, compared.points
     loaded = load_extractor(extractor, device) if extractor else None
-    scorer = Scorer(task, names, (0,), len(points), loaded)
+    scorer = Scorer(task, names, (0,), len(points), loaded, device=device)
     if compared.statistics is not None:
         assert loaded is not None
         check_width(points, loaded, compared.statistics)
@@ -165,7 +165,7 @@ def score(
         key, value_range: see :func:`~fmbench.storage.samples.read_samples`; the range holds for the reference too.
         reference_key: which array of the reference's file; ``mu`` takes the statistics of one that holds samples as well.
         name: what to call the samples, their file's name by default.
-        device: where the extractor runs.
+        device: where the extractor runs and pairs of samples are looked at.
 
     The array read from a file and the files left out of a folder are recorded in ``samples`` of the row, under ``reference`` for the reference.
 

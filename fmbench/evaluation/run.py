@@ -23,7 +23,7 @@ from fmbench.execution.local import executor
 from fmbench.records import protocol
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Result
-from fmbench.storage.files import check_writable, write_atomic
+from fmbench.storage.files import check_writable, remove_abandoned, write_atomic
 from fmbench.zoo.model import Model
 from fmbench.zoo.resolve import Resolved, resolve
 
@@ -132,6 +132,7 @@ def run(
     options.check(spec)
     loaded, planned = _Models(resolve_device(options.device), options.trust_remote_code), plan(spec, models)
     check_writable(out)
+    remove_abandoned(out)
     if Path(benchmark).suffix == ".toml":
         # The tables need the ranking rule of a protocol that is not bundled.
         write_atomic(result_path(out / "protocols", f"{spec.name}.toml"), Path(benchmark).read_text())

@@ -56,6 +56,7 @@ class Scorer:
         samples: real samples drawn per seed from a target that can be sampled without end.
         extractor: of image features.
         reference: the reference to use instead of the task's real samples.
+        device: device on which pairs of samples are compared.
     """
 
     task: Task
@@ -64,12 +65,14 @@ class Scorer:
     samples: int
     extractor: Extractor | None = None
     reference: Reference | None = None
+    device: str = "cpu"
 
     def against(self, seed: int) -> Reference:
         """The reference for the samples of a seed: the one given, else that of the task."""
         if self.reference is not None:
             return self.reference
-        return REFERENCES.of(self.task, self.task.distinct((self.seeds[0], seed))[-1], self.samples, self.extractor)
+        drawn = self.task.distinct((self.seeds[0], seed))[-1]
+        return REFERENCES.of(self.task, drawn, self.samples, self.extractor, self.device)
 
     def evidence(self, samples: Points, seed: int, endpoints: Points | None = None, real: bool = False) -> Evidence:
         """The evidence for one seed; ``real`` marks samples of a finite data set, which are the same for all seeds."""

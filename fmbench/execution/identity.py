@@ -209,7 +209,8 @@ def code_identity(*objects: Any) -> str | None:
     """SHA-256 that changes when the user's code behind functions, classes or instances changes, and not with comments or layout.
 
     It covers the syntax tree of every module of the user's that they come from or reach, closures, defaults and globals of functions, and
-    the attributes of instances. None when it cannot be determined (generators, open files, missing source): such a model never counts as the same.
+    the attributes of instances. None when it cannot be determined (generators, open files, missing source): such a model never counts as
+    the same.
     """
     digest = _Digest()
     try:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fmbench.features.images import as_rgb, check_images, to_uint8
 from fmbench.features.resize import RESIZES
 from fmbench.shapes import Points
+from fmbench.transfers import Gathered, sent
 
 Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Preprocessed images (n, channels, height, width) to features (n, f) and logits (n, classes), None where it has none."""
@@ -107,17 +108,19 @@ def network_outputs(
     """Features (n, f) and logits (n, classes) or None, float32 on the CPU, of ``network(prepare(part))`` over parts of ``chunk`` images.
 
     A short part is filled up with its own first image, because convolutions and matrix products pick their algorithm, and
-    so their rounding, by the batch size. The network is on ``device``, and so is what it gets. On a GPU TF32 is off.
+    so their rounding, by the batch size. The network is on ``device``, and so is what it gets. On a GPU TF32 is off, and no part waits for
+    the one before, unless the images are resized by Pillow, which computes on the host.
     """
-    features, logits = [], []
+    features, logits = Gathered(), None
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         for part in images.split(chunk):
             full = torch.cat([part, part[:1].expand(chunk - len(part), *part.shape[1:])])
-            made, scores = network(prepare(full.to(device)))
-            features.append(made[: len(part)].float().cpu())
+            made, scores = network(prepare(sent(full, device)))
+            features.add(made[: len(part)].float())
             if scores is not None:
-                logits.append(scores[: len(part)].float().cpu())
-    return torch.cat(features), torch.cat(logits) if logits else None
+                logits = logits or Gathered()
+                logits.add(scores[: len(part)].float())
+        return features.whole(), None if logits is None else logits.whole()
 
 
 def run_network(

@@ -93,6 +93,11 @@ class Evidence(Shared):
         return self._real
 
     @property
+    def device(self) -> str:
+        """Where work on pairs of samples is done, see :class:`Reference`; the CPU without one."""
+        return "cpu" if self._real is None else self._real.device
+
+    @property
     def reference(self) -> np.ndarray:
         """Real samples, (m, d)."""
         return self.real.points
@@ -277,6 +282,7 @@ def of_samples(
     extractor: Mapping[str, Any] | None = None,
     sha256: str = "",
     kind: str = "vector",
+    device: str = "cpu",
     **parts: Any,
 ) -> Evidence:
     """Evidence of samples alone, to call a metric on arrays of one's own: a test, a known answer.
@@ -285,7 +291,7 @@ def of_samples(
         samples, reference: (n, d) and (m, d), or a :class:`Reference`.
         features: an extractor, (n, d) -> (n, f).
         marks: properties of the space; all that fmbench knows by default.
-        seed, only_seed, fresh_reference, kind: see :class:`Evidence` and :class:`Reference`.
+        seed, only_seed, fresh_reference, kind, device: see :class:`Evidence` and :class:`Reference`.
         extractor: what results say about the extractor.
         sha256: what results say about the reference, its own hash unless given.
         parts: further parts by name, e.g. ``heldout`` or ``logits``.
@@ -294,7 +300,7 @@ def of_samples(
         points = reference
         of_points = None if features is None else (lambda: features(points))
         pinned = lambda: sha256 or files.sha256(np.ascontiguousarray(points))  # noqa: E731
-        reference = Reference(lambda: points, pinned, of_points, fresh=fresh_reference)
+        reference = Reference(lambda: points, pinned, of_points, fresh=fresh_reference, device=device)
     own: dict[str, Any] = {"samples": samples}
     if features is not None:
         own["extract"] = features

@@ -16,9 +16,10 @@ from fmbench.metrics.evidence import QUADRATIC, Evidence
 from fmbench.metrics.mmd import BLOCK, Kernel, Within, mmd_estimate, mmd_squared
 from fmbench.records.result import Estimate
 from fmbench.statistics.samples import checked_samples
+from fmbench.transport.placing import Array, like, namespace, placed, zeros
 
 ROWS = 64
-"""Rows of a kernel block that are raised to their power at a time: they stay in the cache."""
+"""Rows of a kernel block that are raised to their power at a time on the CPU: they stay in the cache."""
 
 
 def polynomial_kernel(degree: int, gamma: float, coef0: float, centre: np.ndarray | None = None) -> Kernel:
@@ -39,11 +40,11 @@ def polynomial_kernel(degree: int, gamma: float, coef0: float, centre: np.ndarra
     if not 0 < gamma < math.inf or not 0 <= coef0 < math.inf:
         raise ValueError(f"gamma must be positive and coef0 0 or more, both finite, got {gamma} and {coef0}")
 
-    def plain(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def plain(x: Array, y: Array) -> Array:
         base = x @ y.T
         base *= gamma
         base += coef0
-        power = base.copy()
+        power = 1.0 * base
         # Repeated products: the general power function is several times slower than the matrix product itself.
         for _ in range(degree - 1):
             power *= base
@@ -56,28 +57,31 @@ def polynomial_kernel(degree: int, gamma: float, coef0: float, centre: np.ndarra
     powers = range(1, degree)
     multiples = np.array([[_multiple(degree, i, j) * s ** max(degree - i - j, 0) for j in powers] for i in powers])
 
-    def about_centre(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        x, y = x - middle, y - middle
-        p, q = gamma * (x @ middle), gamma * (y @ middle)
+    def about_centre(x: Array, y: Array) -> Array:
+        m, xp = like(middle, x), namespace(x)
+        x, y = x - m, y - m
+        p, q = gamma * (x @ m), gamma * (y @ m)
         e = gamma * (x @ y.T)
         if degree == 1:
             return e
-        left, right = np.stack([p**i for i in powers], axis=1) @ multiples, np.stack([q**j for j in powers])
+        left = xp.stack([p**i for i in powers], axis=1) @ like(multiples, x)
+        right = xp.stack([q**j for j in powers])
+        rows = ROWS if xp is np else len(x)
         # One set of buffers for all parts: fresh arrays of this size cost more in page faults than the arithmetic.
-        buffers = np.empty((4, min(ROWS, len(x)), len(y)))
-        for start in range(0, len(x), ROWS):
-            part = e[start : start + ROWS]
+        buffers = zeros((4, min(rows, len(x)), len(y)), x)
+        for start in range(0, len(x), rows):
+            part = e[start : start + rows]
             w, base, total, power = buffers[:, : len(part)]
-            np.add((s + p[start : start + ROWS])[:, None], q, out=w)
-            np.add(w, part, out=base)
-            np.add(w, base, out=total)
+            xp.add((s + p[start : start + rows])[:, None], q, out=w)
+            xp.add(w, part, out=base)
+            xp.add(w, base, out=total)
             for k in range(degree - 2):
                 # sum_j (w + e)^(n - 1 - j) w^j, one degree at a time.
-                np.multiply(power if k else w, w, out=power)
+                xp.multiply(power if k else w, w, out=power)
                 total *= base
                 total += power
             part *= total
-            part += np.matmul(left[start : start + ROWS], right, out=total)
+            part += xp.matmul(left[start : start + rows], right, out=total)
         return e
 
     return about_centre
@@ -117,14 +121,15 @@ def measure(evidence: Evidence) -> Estimate:
     """
     x, y = (points[:QUADRATIC] for points in (evidence.features, evidence.reference_features))
     x, y = checked_samples(x, y, least=2)
-    kernel = polynomial_kernel(3, 1 / x.shape[1], 1.0, y.mean(axis=0))
+    kernel, device = polynomial_kernel(3, 1 / x.shape[1], 1.0, y.mean(axis=0)), evidence.device
     with np.errstate(over="ignore", invalid="ignore"):
         return mmd_estimate(
             x,
             y,
             kernel,
             fresh_reference=evidence.fresh_reference,
-            reference=evidence.real.once(f"kernel {QUADRATIC}", lambda: Within.of(y, kernel)),
+            reference=evidence.real.once(f"kernel {QUADRATIC}", lambda: Within.of(placed(y, device), kernel)),
             interval=evidence.only_seed,
+            device=device,
             **evidence.details,
         )

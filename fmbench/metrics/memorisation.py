@@ -18,27 +18,30 @@ from fmbench.records.result import Estimate
 from fmbench.statistics.intervals import Z95, proportion_estimate
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.distances import nearest, tie_width
+from fmbench.transport.placing import CPU, placed
 
 
-def authentic(generated: np.ndarray, train: np.ndarray, own: Callable[[], np.ndarray] | None = None) -> np.ndarray:
+def authentic(
+    generated: np.ndarray, train: np.ndarray, own: Callable[[], np.ndarray] | None = None, device: str = CPU
+) -> np.ndarray:
     """Whether every generated sample is authentic (Alaa et al., arXiv:2102.08921), (n,) of 0 and 1.
 
     It is when it lies farther from its nearest training point than that point lies from the nearest *other* training
     point; as far is not farther. AuthPct is 100 times the mean. Copies score 0; fresh samples of the true distribution score the probability
     that two nearest neighbours are not mutual: 0.33 in one dimension, 0.38 in two, rising to 0.5 in many.
-    ``own`` gives :func:`own_distances` of the training points, where they may be known already.
+    ``own`` gives :func:`own_distances` of the training points, where they may be known already; other distances are found on ``device``.
     Raises ValueError in one line for wrong shapes, values that are not finite, or fewer than two training points.
     """
     generated, train = _with_neighbours(generated, train)
-    found = nearest(generated, train)
+    found = nearest(placed(generated, device), placed(train, device))
     points = found.index[:, 0]
-    reach = (own_distances(train) if own is None else own())[points]
+    reach = (own_distances(train, device) if own is None else own())[points]
     return (found.squared[:, 0] > reach + tie_width(reach, train[points])).astype(np.float64)
 
 
-def own_distances(train: np.ndarray) -> np.ndarray:
+def own_distances(train: np.ndarray, device: str = CPU) -> np.ndarray:
     """Squared distance from every one of (t, d) points to its nearest other one, (t,)."""
-    return nearest(train).squared[:, 0]
+    return nearest(placed(train, device)).squared[:, 0]
 
 
 def authenticity(generated: np.ndarray, train: np.ndarray) -> float:
@@ -65,7 +68,15 @@ class Cells:
     labels: np.ndarray
 
     @classmethod
-    def of(cls, train: np.ndarray, heldout: np.ndarray, cells: int = 3, components: int = 64, seed: int = 0) -> Cells:
+    def of(
+        cls,
+        train: np.ndarray,
+        heldout: np.ndarray,
+        cells: int = 3,
+        components: int = 64,
+        seed: int = 0,
+        device: str = CPU,
+    ) -> Cells:
         """Cells of (t, d) training and (h, d) held-out points; arguments and errors: :func:`ct_score`."""
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
@@ -78,7 +89,8 @@ class Cells:
         train, heldout = pca.transform(train), pca.transform(heldout)
         clusters = KMeans(cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
         cell = lambda points: np.asarray(clusters.predict(points))  # noqa: E731
-        return cls(pca.transform, cell, train, nearest(heldout, train).squared[:, 0], cell(heldout))
+        distances = nearest(placed(heldout, device), placed(train, device)).squared[:, 0]
+        return cls(pca.transform, cell, train, distances, cell(heldout))
 
 
 def ct_score(
@@ -90,6 +102,7 @@ def ct_score(
     least: int = 20,
     seed: int = 0,
     known: Callable[[], Cells] | None = None,
+    device: str = CPU,
 ) -> float:
     """C_T score (Meehan, Chaudhuri & Dasgupta, arXiv:2004.05675): a z score, far below 0 for copying, far above for
     underfitting.
@@ -104,14 +117,16 @@ def ct_score(
         generated, train, heldout: (n, d), (t, d), (h, d) samples or features; ``heldout`` must not be part of
         ``train``. cells: number of k-means cells. components: principal components to keep, at most min(t, d) are.
         least: cells with fewer generated or fewer held-out points are left out. seed: seed of k-means and of the
-        randomised PCA. known: gives the :class:`Cells` of these settings, where they may be known already.
+        randomised PCA. known: gives the :class:`Cells` of these settings, where they may be known already. device: where
+        distances are computed; cells and components are found on the CPU.
 
     Raises ValueError in one line for wrong shapes, values that are not finite, or when no cell has enough points.
     """
     generated, train = checked_samples(generated, train, least=2)
-    found = Cells.of(train, heldout, cells, components, seed) if known is None else known()
+    found = Cells.of(train, heldout, cells, components, seed, device) if known is None else known()
     projected = found.project(generated)
-    distances, labels = nearest(projected, found.train).squared[:, 0], found.cell(projected)
+    distances = nearest(placed(projected, device), placed(found.train, device)).squared[:, 0]
+    labels = found.cell(projected)
     score, weight = 0.0, 0
     for cell in range(cells):
         q, p = distances[labels == cell], found.distances[found.labels == cell]
@@ -148,7 +163,7 @@ def near_copies(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) 
     return float(copied(generated, train, ratio).mean())
 
 
-def copied(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) -> np.ndarray:
+def copied(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3, device: str = CPU) -> np.ndarray:
     """Whether the nearest training point of every sample is ``ratio`` times nearer than the second nearest, (n,) of 0 and 1.
 
     The criterion ``d1 < d2 / 3`` of Yoon et al. (ICML 2023 workshop SPIGM), used by Gu et al. (arXiv:2310.02664). It is
@@ -158,7 +173,7 @@ def copied(generated: np.ndarray, train: np.ndarray, ratio: float = 1 / 3) -> np
     if not 0 < ratio < 1:
         raise ValueError(f"ratio must be between 0 and 1, got {ratio}")
     generated, train = _with_neighbours(generated, train)
-    squared = nearest(generated, train, k=2).squared
+    squared = nearest(placed(generated, device), placed(train, device), k=2).squared
     return (squared[:, 0] < ratio**2 * squared[:, 1]).astype(np.float64)
 
 
@@ -173,23 +188,23 @@ def measure(evidence: Evidence) -> Estimate:
     """Authenticity against the reference (the training data, for finite data sets) on samples, normal interval over
     them.
     """
-    known = lambda: evidence.real.once("own distances", lambda: own_distances(checked_samples(evidence.reference)[0]))  # noqa: E731
-    return proportion_estimate(
-        authentic(evidence.samples[:QUADRATIC], evidence.reference, known), reference_sha256=evidence.reference_sha256
-    )
+    at, real = evidence.device, evidence.reference
+    known = lambda: evidence.real.once("own distances", lambda: own_distances(checked_samples(real)[0], at))  # noqa: E731
+    values = authentic(evidence.samples[:QUADRATIC], real, known, at)
+    return proportion_estimate(values, reference_sha256=evidence.reference_sha256)
 
 
 def measure_ct(evidence: Evidence) -> Estimate:
     """C_T score of samples against training and held-out data, in features where there are any; its own null is N(0, 1)."""
     generated, train = evidence.quadratic
     held = evidence.heldout_features if evidence.in_features else evidence.heldout
-    known = lambda: evidence.real.once(f"cells {QUADRATIC}", lambda: Cells.of(train, held))  # noqa: E731
-    score = ct_score(generated, train, held, known=known)
+    at = evidence.device
+    known = lambda: evidence.real.once(f"cells {QUADRATIC}", lambda: Cells.of(train, held, device=at))  # noqa: E731
+    score = ct_score(generated, train, held, known=known, device=at)
     return Estimate(score, (score - Z95, score + Z95), len(generated), details=evidence.details)
 
 
 def measure_copies(evidence: Evidence) -> Estimate:
     """Share of samples that are near copies of a training sample."""
-    return proportion_estimate(
-        copied(evidence.samples[:QUADRATIC], evidence.reference), reference_sha256=evidence.reference_sha256
-    )
+    values = copied(evidence.samples[:QUADRATIC], evidence.reference, device=evidence.device)
+    return proportion_estimate(values, reference_sha256=evidence.reference_sha256)

@@ -32,6 +32,7 @@ from fmbench.statistics.intervals import (
 )
 from fmbench.statistics.samples import checked_samples
 from fmbench.transport.distances import BLOCK, nearest, squared_distances, tie_width
+from fmbench.transport.placing import CPU, host, like, placed
 
 K = 5
 """Neighbours that set the radius of a ball, in the registered metrics."""
@@ -85,9 +86,9 @@ def _reach(radius: np.ndarray, centres: np.ndarray, closed: bool = False) -> np.
     return radius + width if closed else np.where(radius > 0, np.nextafter(radius - width, -1.0), -1.0)
 
 
-def reach_of(points: np.ndarray, k: int, closed: bool = False) -> np.ndarray:
+def reach_of(points: np.ndarray, k: int, closed: bool = False, device: str = CPU) -> np.ndarray:
     """Largest squared distance, (n,), from each of (n, d) points inside the ball that reaches to its k-th nearest other one."""
-    return _reach(nearest(points, k=k).squared[:, -1], points, closed)
+    return _reach(nearest(placed(points, device), k=k).squared[:, -1], points, closed)
 
 
 def prdc(
@@ -97,6 +98,7 @@ def prdc(
     closed: bool = False,
     block: int = BLOCK,
     real_reach: Callable[[], np.ndarray] | None = None,
+    device: str = CPU,
 ) -> Manifolds:
     """Precision, recall, density and coverage of (n, d) generated against (m, d) real samples.
 
@@ -106,6 +108,7 @@ def prdc(
         closed: whether a sample at exactly the radius is inside.
         block: generated samples per block of the distance matrix.
         real_reach: gives :func:`reach_of` the real samples, where that may be done already.
+        device: where the distances are computed.
 
     Raises ValueError in one line for wrong shapes, values that are not finite, or k outside [1, min(n, m)).
     """
@@ -118,52 +121,63 @@ def prdc(
             f"k must be at least 1 and less than {least}, the number of samples on the smaller side, got {k}; take "
             "more samples or fewer neighbours"
         )
-    reach = reach_of(real, k, closed) if real_reach is None else real_reach()
-    generated_reach = reach_of(generated, k, closed)
     real_balls = np.empty(len(generated))
     inside_generated, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
+    x, y = placed(generated, device), placed(real, device)
+    reach = like(reach_of(real, k, closed, device) if real_reach is None else real_reach(), y)
+    generated_reach = like(reach_of(generated, k, closed, device), x)
     for start in range(0, len(generated), block):
         rows = slice(start, start + block)
-        distances = squared_distances(generated[rows], real)
+        distances = squared_distances(x[rows], y)
         in_real = distances <= reach
-        real_balls[rows] = in_real.sum(axis=1) / k
-        covered |= in_real.any(axis=0)
-        inside_generated |= (distances <= generated_reach[rows, None]).any(axis=0)
+        real_balls[rows] = host(in_real.sum(axis=1)) / k
+        covered |= host(in_real.any(axis=0))
+        inside_generated |= host((distances <= generated_reach[rows, None]).any(axis=0))
     return Manifolds(real_balls > 0, real_balls, inside_generated, covered)
 
 
-def recall_without_groups(generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS) -> np.ndarray:
+def recall_without_groups(
+    generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS, device: str = CPU
+) -> np.ndarray:
     """Recall with each interleaved group of generated samples left out, (G,); radii are those among the samples left.
 
     The k nearest of every group are found once; the k-th nearest of all but one group is among them. Needs more than
     k + 1 samples outside any group.
     """
+    x, y = placed(generated, device), placed(real, device)
     labels = np.arange(len(generated)) % groups
     candidates = np.full((groups, len(generated), k), np.inf)
     for g in range(groups):
-        inside = generated[labels == g]
+        inside, others = x[g::groups], x[like(np.flatnonzero(labels != g), x)]
         count = min(k, len(inside))
-        candidates[g][labels != g, :count] = nearest(generated[labels != g], inside, k=count).squared
+        candidates[g][labels != g, :count] = nearest(others, inside, k=count).squared
         if (own := min(k, len(inside) - 1)) > 0:
             candidates[g][labels == g, :own] = nearest(inside, k=own).squared
-    others = (np.concatenate(np.delete(candidates, g, axis=0), axis=1) for g in range(groups))
-    reach = np.stack([_reach(np.partition(other, k - 1, axis=1)[:, k - 1], generated) for other in others])
+    rest = (np.concatenate(np.delete(candidates, g, axis=0), axis=1) for g in range(groups))
+    reach = np.stack([_reach(np.partition(other, k - 1, axis=1)[:, k - 1], generated) for other in rest])
     reach[labels, np.arange(len(generated))] = -np.inf
+    reach = like(reach, x)
     hit = np.zeros((groups, len(real)), dtype=bool)
     for start in range(0, len(generated), BLOCK):
         rows = slice(start, start + BLOCK)
-        distances = squared_distances(generated[rows], real)
+        distances = squared_distances(x[rows], y)
         for g in range(groups):
-            hit[g] |= (distances <= reach[g, rows, None]).any(axis=0)
+            hit[g] |= host((distances <= reach[g, rows, None]).any(axis=0))
     return hit.mean(axis=1)
 
 
 def coverage_without_groups(
-    generated: np.ndarray, real: np.ndarray, k: int, groups: int = GROUPS, reach: np.ndarray | None = None
+    generated: np.ndarray,
+    real: np.ndarray,
+    k: int,
+    groups: int = GROUPS,
+    reach: np.ndarray | None = None,
+    device: str = CPU,
 ) -> np.ndarray:
     """Coverage with each interleaved group of generated samples left out, (G,); the real balls stay as they are."""
-    reach = reach_of(real, k) if reach is None else reach
-    found = [(squared_distances(generated[g::groups], real) <= reach).sum(axis=0) for g in range(groups)]
+    x, y = placed(generated, device), placed(real, device)
+    within = like(reach_of(real, k, device=device) if reach is None else reach, y)
+    found = [host((squared_distances(x[g::groups], y) <= within).sum(axis=0)) for g in range(groups)]
     return (np.sum(found, axis=0) - np.stack(found) > 0).mean(axis=1)
 
 
@@ -183,17 +197,19 @@ def _ball_share(found: Manifolds, quantity: str, n: int, without: Callable[[int]
 
 
 def _measure(evidence: Evidence, quantity: str) -> Estimate:
-    generated, real = evidence.quadratic
-    reach = lambda: evidence.real.once(f"reach {K} {QUADRATIC}", lambda: reach_of(checked_samples(real)[0], K))  # noqa: E731
-    found = evidence.once(f"prdc-{K}", lambda: prdc(generated, real, K, real_reach=reach))
+    (generated, real), at = evidence.quadratic, evidence.device
+    reach = lambda: evidence.real.once(  # noqa: E731
+        f"reach {K} {QUADRATIC}", lambda: reach_of(checked_samples(real)[0], K, device=at)
+    )
+    found = evidence.once(f"prdc-{K}", lambda: prdc(generated, real, K, real_reach=reach, device=at))
     if quantity in ("inside_generated", "covered"):
 
         def without(groups: int) -> np.ndarray:
             x, y = checked_samples(generated, real)
             return (
-                recall_without_groups(x, y, K, groups)
+                recall_without_groups(x, y, K, groups, at)
                 if quantity == "inside_generated"
-                else coverage_without_groups(x, y, K, groups, reach())
+                else coverage_without_groups(x, y, K, groups, reach(), at)
             )
 
         estimate = _ball_share(found, quantity, len(generated), without if evidence.only_seed else None)

@@ -79,6 +79,7 @@ class Reference(Shared):
         moments: makes mean and covariance of the features, where they are stated; computed from the features otherwise.
         fresh: whether they were drawn for one seed from an endless target, so that intervals must cover their randomness too. A finite
             data set is part of a metric's definition: intervals hold given it.
+        device: where pairs of its points and of others are looked at: that of the evaluation, said here and nowhere else.
     """
 
     def __init__(
@@ -88,10 +89,11 @@ class Reference(Shared):
         features: Callable[[], np.ndarray | None] | None = None,
         moments: Callable[[], Any] | None = None,
         fresh: bool = False,
+        device: str = "cpu",
     ) -> None:
         super().__init__()
         self._points, self._sha256, self._features, self._moments = points, sha256, features, moments
-        self.stated, self.fresh = points is None, fresh
+        self.stated, self.fresh, self.device = points is None, fresh, device
 
     @property
     def points(self) -> np.ndarray:

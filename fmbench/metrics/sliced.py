@@ -59,7 +59,9 @@ def measure(evidence: Evidence) -> Estimate:
     and d = 6, n = 200: 95 to 97 % with a fixed reference, 94 to 98 % with a fresh one.
     """
     x, y = checked_samples(evidence.samples, evidence.reference)
-    value = sliced_wasserstein2(x, y, projected=evidence.real.once("projections", lambda: projections_of(y)))
+    at = evidence.device
+    known = evidence.real.once("projections", lambda: projections_of(y, device=at))
+    value = sliced_wasserstein2(x, y, projected=known, device=at)
     partial = _partial(x, y, evidence.fresh_reference) if evidence.only_seed else np.empty(0)
     details = {
         "reference_sha256": evidence.reference_sha256,

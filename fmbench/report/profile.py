@@ -16,10 +16,13 @@ NEEDED = ("sampling", "features")
 
 
 def times(result: Result) -> dict[str, float]:
-    """Seconds by phase of all runs that filled a result, the rest under :data:`OTHER`."""
+    """Seconds by phase of all runs that filled a result and say them, the rest under :data:`OTHER`."""
     found: dict[str, float] = {}
     for run in ({"seconds": result.seconds, "phases": result.phases}, *result.runs.values()):
-        phases = run.get("phases") or {}
+        phases = run.get("phases")
+        if not phases:
+            # A run of an earlier version says nothing of where its time went.
+            continue
         rest = max(0.0, run.get("seconds", 0.0) - sum(phases.values()))
         for name, seconds in {**phases, OTHER: rest}.items():
             found[name] = found.get(name, 0.0) + seconds

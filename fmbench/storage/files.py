@@ -6,8 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
+import time
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+ABANDONED_SECONDS = 86_400.0
+"""Age from which a temporary file is taken to be that of a process that was killed."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -26,6 +32,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary neighbours in ``folder`` and below its ``results`` that writers killed a day ago left; younger ones may be in use."""
+    mine = ".*.????????.tmp"
+    for left in chain(folder.glob(mine), (folder / "results").rglob(mine)):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                left.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

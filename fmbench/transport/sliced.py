@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from fmbench.statistics.samples import checked_samples
+from fmbench.transport.placing import CPU, host, placed
 
 PROJECTIONS = 512
 PROJECTION_SEED = 20_230_504
@@ -63,27 +64,30 @@ def centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x - offset, y - offset
 
 
-def sorted_projections(points: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Projections of (n, d) points on every direction (L, d), sorted: (L, n)."""
-    return np.sort(theta @ points.T, axis=1)
+def sorted_projections(points: np.ndarray, theta: np.ndarray, device: str = CPU) -> np.ndarray:
+    """Projections of (n, d) points on every direction (L, d), sorted: (L, n); projected and sorted on ``device``."""
+    projected = placed(theta, device) @ placed(points, device).T
+    return np.sort(projected, axis=1) if isinstance(projected, np.ndarray) else host(projected.sort(dim=1).values)
 
 
-def projected_costs(x: np.ndarray, y: np.ndarray, theta: np.ndarray, projected: np.ndarray | None = None) -> np.ndarray:
+def projected_costs(
+    x: np.ndarray, y: np.ndarray, theta: np.ndarray, projected: np.ndarray | None = None, device: str = CPU
+) -> np.ndarray:
     """``W(theta)`` of (n, d) and (m, d) points for every direction: (L, d) -> (L,), in squared units of the samples.
 
     ``projected`` are the :func:`sorted_projections` of ``y`` where they are known, (L, m).
     """
     rows = max(1, BLOCK_VALUES // (len(x) + len(y)))
     blocks = [slice(start, start + rows) for start in range(0, len(theta), rows)]
-    known = lambda b: sorted_projections(y, theta[b]) if projected is None else projected[b]  # noqa: E731
-    return np.concatenate([quantile_cost(sorted_projections(x, theta[b]), known(b)) for b in blocks])
+    known = lambda b: sorted_projections(y, theta[b], device) if projected is None else projected[b]  # noqa: E731
+    return np.concatenate([quantile_cost(sorted_projections(x, theta[b], device), known(b)) for b in blocks])
 
 
-def projections_of(y: np.ndarray, projections: int = PROJECTIONS) -> np.ndarray | None:
+def projections_of(y: np.ndarray, projections: int = PROJECTIONS, device: str = CPU) -> np.ndarray | None:
     """What :func:`sliced_wasserstein2` needs of ``y`` alone with its default directions, (L, m); None where that is too large to keep."""
     if projections * len(y) > BLOCK_VALUES:
         return None
-    return sorted_projections(centred(y, y)[1], directions(y.shape[1], projections))
+    return sorted_projections(centred(y, y)[1], directions(y.shape[1], projections), device)
 
 
 def controlled_mean(values: np.ndarray, control: np.ndarray, expected: float) -> float:
@@ -120,6 +124,7 @@ def sliced_wasserstein2(
     generator: np.random.Generator | None = None,
     control: str = "none",
     projected: np.ndarray | None = None,
+    device: str = CPU,
 ) -> float:
     """Sliced W2 (root of the mean squared 1-D distance, in the unit of the samples) between (n, d) and (m, d) points.
 
@@ -131,6 +136,7 @@ def sliced_wasserstein2(
             one removes the variance of a shift of the mean, the upper one also helps when covariances differ. The
             controlled mean may fall slightly below zero when both sets nearly agree, and is then taken as zero.
         projected: :func:`projections_of` ``y`` on the directions, where that is done already.
+        device: where samples are projected and sorted.
 
     Raises ValueError for unusable samples, fewer than one projection or an unknown control.
     """
@@ -139,6 +145,6 @@ def sliced_wasserstein2(
         raise ValueError(f"control must be one of {', '.join(CONTROLS)}, got {control!r}")
     x, y = centred(x, y)
     theta = directions(x.shape[1], projections, generator)
-    costs = projected_costs(x, y, theta, projected)
+    costs = projected_costs(x, y, theta, projected, device)
     mean = float(costs.mean()) if control == "none" else controlled_mean(costs, *_control(x, y, theta, control))
     return math.sqrt(max(mean, 0.0))

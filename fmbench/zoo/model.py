@@ -20,6 +20,7 @@ from fmbench.records.sampler import Sampler
 from fmbench.registry import SOLVERS
 from fmbench.shapes import Condition, Labels, Points, as_condition
 from fmbench.tasks.base import Task
+from fmbench.transfers import Gathered
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def generate(
 ) -> Generated:
     """Sample in minibatches, on the flow's device; the result lives on the CPU.
 
-    Adaptive solvers always get one noise block (256 samples) at a time: their error norm runs over the batch, and the result must
-    not depend on ``batch_size``. The networks are in evaluation mode meanwhile, and what they do to the process ends with each minibatch.
+    No minibatch waits for the one before: what is drawn and made travels while a GPU computes. Adaptive solvers always get one noise block
+    (256 samples) at a time: their error norm runs over the batch, and the result must not depend on ``batch_size``. The networks are in
+    evaluation mode meanwhile, and what they do to the process ends with each minibatch.
     ``draws`` may be source points; samples have the ``shape`` of the source unless it is given, as for a flow in a latent space.
 
     Raises ValueError for batch_size < 1, for a sampler that the flow does not accept, for samples that are no points like their source, and
@@ -70,19 +72,21 @@ def generate(
     flow.require(sampler)
     size = BLOCK if sampler.make_solver().adaptive else batch_size
     draws, cond, device = as_draws(draws).drawn(), as_condition(cond), device_of(flow)
-    shape, chunks = draws.start().shape[1:] if shape is None else shape, []
+    shape, made = draws.start().shape[1:] if shape is None else shape, Gathered()
+    # Not inference mode: no faster where it was measured, it hides changes in place and bars flows that take gradients of their own.
     with torch.no_grad(), evaluating(flow), counting(flow.networks(), 1 + draws.start()[0].ndim) as count:
         for start in range(0, len(draws), size):
             rows = slice(start, min(start + size, len(draws)))
             part = draws.rows(rows.start, rows.stop).on(device)
             chosen = None if cond is None else cond.rows(rows).to(device)
             with isolated():
-                made = checked_points(
+                found = checked_points(
                     flow.sample(part, sampler, chosen), torch.empty((len(part), *shape), device=device), "the sample"
                 )
-            chunks.append(made.detach().float().cpu())
+            made.add(found.detach().float())
+        samples = made.whole()
     require_counted(count, sum(p.numel() for p in flow.parameters()))
-    return Generated(torch.cat(chunks), count)
+    return Generated(samples, count)
 
 
 @dataclass

@@ -95,6 +95,7 @@ def test_orders_come_back_in_their_order_from_everywhere(make):
     assert counts == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_as_many_processes_as_workers_none_of_them_this_one(pool):
     pids = {done.value for done in pool.map(process, range(8))}
     assert os.getpid() not in pids
@@ -103,6 +104,7 @@ def test_as_many_processes_as_workers_none_of_them_this_one(pool):
     assert {done.value for done in Here().map(process, range(2))} == {os.getpid()}
 
 
+@pytest.mark.slow
 def test_what_is_refused_and_who_dies_is_one_line_and_the_others_go_on(pool):
     found = pool.map(fail, ["a", "refuse", "kill", "missing", "exit", "b"])
     assert [done.value for done in found] == ["a", None, None, None, None, "b"]
@@ -115,6 +117,7 @@ def test_what_is_refused_and_who_dies_is_one_line_and_the_others_go_on(pool):
     assert here == [found[0], found[1], found[3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "kind", "words"),
     [
@@ -132,6 +135,7 @@ def test_what_ends_a_run_ends_all_its_processes(order, kind, words, pool):
     assert all(map(gone, pids))
 
 
+@pytest.mark.slow
 def test_an_interrupt_reaches_orders_at_work_which_clean_up(pool, tmp_path):
     places, begun = [str(tmp_path / name) for name in "ab"], {}
 
@@ -164,6 +168,7 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_process_has_the_threads_that_it_is_given():
     with Processes(1, threads=1) as pool:
         assert pool.map(threads, [0]) == [Done(1)]

@@ -221,6 +221,7 @@ def clean(tiny):
     return facts(evaluated(lambda: None, tiny))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NASTY)
 def test_the_next_model_has_the_same_numbers_to_the_bit(name, tiny, clean):
     before = state()

@@ -31,6 +31,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+@pytest.mark.slow
 def test_every_width_and_the_logits_equal_torch_fidelity(images, net, inception_file):
     fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     names = [*map(str, WIDTHS), "logits_unbiased"]
@@ -42,6 +43,7 @@ def test_every_width_and_the_logits_equal_torch_fidelity(images, net, inception_
     assert theirs[-1].shape == (1, 1008)
 
 
+@pytest.mark.slow
 def test_features_equal_the_torchvision_graph_of_clean_fid(images, net, inception_file, monkeypatch):
     theirs = pytest.importorskip("cleanfid.inception_pytorch")
     monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: torch.load(inception_file))
@@ -69,6 +71,7 @@ def test_an_unknown_width_is_refused(net):
         net.features(torch.zeros(1, 3, 299, 299), 100)
 
 
+@pytest.mark.slow
 def test_inception_tf_downloads_verifies_and_scores(images, inception_file, mirror, monkeypatch):
     from fmbench.storage.download import RemoteFile
     from fmbench.storage.files import file_sha256

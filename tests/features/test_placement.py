@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from elsewhere import without_driver
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -22,7 +23,13 @@ TINY_CLIP = vit.Shape(patch=112, grid=2, width=8, depth=1, heads=2, clip=True, o
 
 
 @pytest.fixture
-def pretended() -> FakeTensorMode:
+def driver(monkeypatch) -> list[str]:
+    """What was asked of the driver of a GPU."""
+    return without_driver(monkeypatch)
+
+
+@pytest.fixture
+def pretended(driver) -> FakeTensorMode:
     """Inside, real tensors that are moved to the GPU become pretended ones, and operations on two devices raise."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -59,6 +66,7 @@ def test_the_classifier_of_a_task(pretended, monkeypatch):
         assert_on_the_gpu(load_extractor.__wrapped__("digits/digits-cnn", "cuda:0"), GREY, logits=True)
 
 
+@pytest.mark.slow
 def test_inception_and_every_dialect_of_it(pretended):
     state = random_state(0)
     with pretended:
@@ -95,6 +103,14 @@ def test_efficientnet(pretended, monkeypatch):
     monkeypatch.setattr(builders, "read_state", lambda path: state)
     with pretended:
         assert_on_the_gpu(builders.efficientnet_lite0("efficientnet-lite0", GPU), GREY, logits=True)
+
+
+def test_no_part_waits_for_another(pretended, driver):
+    """Four parts of images pinned and sent off; one wait for all features, and one for all logits."""
+    with pretended:
+        weight = torch.ones(64, 2, device="cuda")
+        network_outputs(lambda x: (x.flatten(1) @ weight,) * 2, lambda x: x, torch.zeros(13, 1, 8, 8), 4, GPU)
+    assert driver == ["pin"] * 4 + ["wait"] * 2
 
 
 def test_a_network_that_stays_behind_is_noticed(pretended):

@@ -122,6 +122,7 @@ def restated(record: Path, data: Path) -> Iterator[tuple[bytes, bytes]]:
         yield text, content
 
 
+@pytest.mark.slow
 def test_damaged_features_are_made_again(task, tmp_path):
     network = Counting()
     made = extractor(network)

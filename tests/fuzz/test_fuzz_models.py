@@ -223,6 +223,7 @@ def wrap(field):
     return fmbench.wrap(field, TASK, "m")
 
 
+@pytest.mark.slow
 def test_three_hundred_models_pass_the_trial_or_are_refused_in_one_line():
     before, refused, passed = state(), 0, 0
     wanted = wrap(good).sample(16, steps=2)
@@ -243,6 +244,7 @@ def test_three_hundred_models_pass_the_trial_or_are_refused_in_one_line():
     assert passed > 50
 
 
+@pytest.mark.slow
 def test_whatever_is_accepted_has_the_samples_of_the_good_field(tiny):
     """Also of what goes wrong only after the trial: in larger batches, or late in a trajectory."""
     spec, options = protocol.read(tiny), Options(device="cpu")
@@ -306,6 +308,7 @@ SAMPLES = (
 )
 
 
+@pytest.mark.slow
 def test_files_of_methods_beside_a_good_entry(tiny, tmp_path, monkeypatch):
     """The entry comes last, after all that they did; nothing lies anywhere but in the folder of the run."""
     chance, inside = random.Random(SEED), tmp_path / "inside"

@@ -81,6 +81,7 @@ def test_the_bundled_ones_are_usable() -> None:
         require_usable(protocol.read(name))
 
 
+@pytest.mark.slow
 def test_a_mutated_protocol_is_usable_or_one_line(tmp_path: Path) -> None:
     chance, refused = random.Random(20), 0
     path = tmp_path / "mine.toml"

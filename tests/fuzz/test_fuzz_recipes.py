@@ -179,6 +179,7 @@ def attempt(entry: Path, out: Path, what: object) -> bool:
     return loaded_no
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_changed_recipes_are_refused_in_a_line_or_right(seed: int, originals: list[Path], tmp_path: Path) -> None:
     dice, counted = random.Random(1000 + seed), 0
@@ -252,6 +253,7 @@ def hostile(data: bytes, dice: random.Random) -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
+@pytest.mark.slow
 def test_changed_weight_files_are_refused_in_a_line(originals: list[Path], tmp_path: Path) -> None:
     """Once pinned by the old hash and size, and once by their own, as a hostile entry would pin them."""
     from fmbench.storage.files import sha256
@@ -303,6 +305,7 @@ def worsen(state: dict[str, Any], dice: random.Random) -> None:
         return
 
 
+@pytest.mark.slow
 def test_changed_checkpoints_are_refused_or_right(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     dice, recipe = random.Random(11), tiny_recipe("gaussian-moons", "cfm")
     start = train(recipe, tmp_path / "start", max_steps=2) / CHECKPOINT

@@ -240,6 +240,7 @@ def files(root):
     return {p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_result_gives_tables_or_one_line(tmp_path, capsys, monkeypatch, kind):
     good_path, path, rows = KINDS[kind]
@@ -336,6 +337,7 @@ def resealed(content):
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_whatever_is_in_a_file_is_a_result_or_one_line(kind, tmp_path):
     rng = random.Random(f"file {kind}")

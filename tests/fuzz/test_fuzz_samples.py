@@ -60,6 +60,7 @@ def most(size: int) -> int:
     return 40 * size + 3 * FREE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_read_as_it_is_or_refused_in_one_line(tmp_path, monkeypatch, family):
     monkeypatch.chdir(tmp_path)
@@ -111,6 +112,7 @@ def scored(words: list[str], capsys) -> tuple[int, str]:
     return code, captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "bombs"])
 def test_the_command_scores_it_or_says_one_line(tmp_path, monkeypatch, capsys, family):
     """Every seventh file, as samples and as reference."""

@@ -374,6 +374,7 @@ print(load(dataset, "train").images.sum())
 """
 
 
+@pytest.mark.slow
 def test_processes_that_race_agree(tiny: Tiny, serve: Serve, tmp_path: Path) -> None:
     hub = serve(tiny.root)
     split = tiny.dataset.split("train")

@@ -132,6 +132,7 @@ def test_the_closed_network_fits_the_images(make: Callable[[], Task], seeded: Ca
     assert sum(p.numel() for p in net.parameters()) < 1_000_000
 
 
+@pytest.mark.slow
 def test_the_large_network_fits_cifar10() -> None:
     task = cifar10()
     parameters = {k: v for k, v in task.net.items() if k != "name"}

@@ -44,6 +44,7 @@ def recipe(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return override(closed(task, "ot-cfm", conditional=True), {"net": NET, **budget})
 
 
+@pytest.mark.slow
 def test_training_streams_from_the_cache(
     tiny: Tiny, recipe: Recipe, serve: Callable[..., HubServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +66,7 @@ def test_training_streams_from_the_cache(
     assert all(value.isfinite().all() for value in load_file(tmp_path / "entry" / WEIGHTS).values())
 
 
+@pytest.mark.slow
 def test_the_pixels_of_the_hub_are_what_is_learnt(
     tiny: Tiny, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_loss_of_the_exact_velocity_is_the_conditional_variance(kind: type[CFM],
     )
 
 
+@pytest.mark.slow
 def test_cost_saved_by_the_flow_is_straightness_plus_variance(gaussian_flow) -> None:
     """E|X1 - X0|^2 - E|Z1 - Z0|^2 = S + V: 1.0 = .2146 + .7854."""
     batch = independent(N, 3)

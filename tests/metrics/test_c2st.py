@@ -16,6 +16,7 @@ def pair(n: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(n, 2)) + np.array([shift, 0]), rng.normal(size=(n, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 2.0, 50.0])
 def test_reaches_the_bayes_accuracy(shift: float) -> None:
     # The best classifier of N(0, I) against N(m, I) is right with probability Phi(|m| / 2).
@@ -66,6 +67,7 @@ def test_refuses_more_folds_than_samples() -> None:
         c2st(np.zeros((12, 1)), np.ones((19, 1)), folds=13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folds", [2, 3, 5, 12])
 def test_the_fewest_samples_are_said_and_are_enough(folds: int) -> None:
     rng = np.random.default_rng(0)

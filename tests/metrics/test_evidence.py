@@ -78,6 +78,7 @@ def test_references_of_seeds_sizes_and_tasks_are_kept_apart():
     assert held.of(moons, 0, 64, None).sha256 == one.sha256
 
 
+@pytest.mark.slow
 def test_a_shared_reference_changes_no_number():
     task = TASKS.resolve("gaussian-moons")()
     x = task.target.sample(80, torch.Generator().manual_seed(1))

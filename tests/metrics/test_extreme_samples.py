@@ -142,6 +142,7 @@ def outcome(name: str, sets: Sets, only_seed: bool, fresh: bool) -> Estimate | s
             return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [1, 66])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_right_number_or_one_line(name: str, d: int) -> None:
@@ -161,6 +162,7 @@ def test_a_right_number_or_one_line(name: str, d: int) -> None:
 CHEAP = [name for name in NAMES if name not in ("c2st", "ct_score", "frechet_distance_infinity", "sinkhorn_divergence")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHEAP)
 def test_values_lie_in_their_intervals_and_both_in_the_range(name: str) -> None:
     for seed in range(25):

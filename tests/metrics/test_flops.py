@@ -56,6 +56,7 @@ def test_attention_and_recurrent_layers_are_counted_though_their_fused_kernels_a
         assert found.uncounted == ()
 
 
+@pytest.mark.slow
 def test_unet_grows_with_pixels_and_not_with_the_batch():
     def unet(side, attention=()):
         net = UNet((1, side, side), channels=8, groups=4, attention=attention)

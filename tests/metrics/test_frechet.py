@@ -149,6 +149,7 @@ def test_extrapolation_is_seeded_and_checked() -> None:
         fid_infinity(x, reference, smallest=200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [6, 300])
 def test_measure_is_the_brute_force_jackknife(d: int) -> None:
     rng = np.random.default_rng(7)

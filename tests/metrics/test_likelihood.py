@@ -67,6 +67,7 @@ def test_mixtures(name: str, steps: int, n: int) -> None:
     np.testing.assert_allclose(log_likelihood(exact, x1, steps), truth, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_solver_cannot_resolve_points() -> None:
     """Why the oracle of a finite set has no likelihood: what the solve says of held-out data is far from its closed form."""
     task = TASKS.resolve("digits")()

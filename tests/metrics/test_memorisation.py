@@ -17,6 +17,7 @@ def sets(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 # Two points are mutual nearest neighbours with probability |ball| / |union of two balls a radius apart|.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "mutual"), [(1, 2 / 3), (2, 6 * math.pi / (8 * math.pi + 3 * math.sqrt(3))), (3, 16 / 27)]
 )
@@ -35,6 +36,7 @@ def test_copies_are_not_authentic_and_outliers_are() -> None:
     assert authenticity(half, train) == 0.5
 
 
+@pytest.mark.slow
 def test_ct_is_standard_under_the_null() -> None:
     # One cell: a z score of two samples of one distribution.
     values = [ct_score(*sets(80, 3, seed), cells=1) for seed in range(60)]

@@ -94,6 +94,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_expectation_of_a_biased_distance_is_covered(name: str, fresh: bool) -> None:
@@ -125,6 +126,7 @@ def test_true_gaussian_mmd_is_covered(fresh: bool) -> None:
     assert BAND[0] <= share_covered(made, truth) <= BAND[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True])
 def test_true_kernel_distance_is_covered(fresh: bool) -> None:
     # In one dimension (x y + 1)^3 compares three moments: KD = 3 (dm1)^2 + 3 (dm2)^2 + (dm3)^2.
@@ -147,6 +149,7 @@ def test_true_kernel_distance_is_covered(fresh: bool) -> None:
     assert BAND[0] <= share_covered(made, truth) <= BAND[1]
 
 
+@pytest.mark.slow
 def test_a_small_fresh_reference_decides_the_width() -> None:
     rng = np.random.default_rng(14)
     drawn = [(rng.normal(SHIFT, SCALE, size=(160, D)), rng.normal(size=(40, D))) for _ in range(600)]
@@ -156,6 +159,7 @@ def test_a_small_fresh_reference_decides_the_width() -> None:
     assert BAND[0] <= share_covered(fresh, truth) <= BAND[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["precision", "recall", "density", "coverage"])
 def test_expectations_of_the_ball_shares_are_covered(name: str) -> None:
     rng = np.random.default_rng(21)

@@ -42,6 +42,7 @@ def test_reversing_a_line_by_hand() -> None:
     assert monge_gap(x, x[::-1]) == pytest.approx(6.0, rel=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [None, 0.05, 1.0])
 def test_the_gap_ignores_translations_and_scales_as_a_squared_length(epsilon: float | None) -> None:
     x = rng().normal(size=(80, 2))
@@ -55,6 +56,7 @@ def test_the_gap_ignores_translations_and_scales_as_a_squared_length(epsilon: fl
     assert monge_gap(3.0 * x, 3.0 * y, scaled) == pytest.approx(9.0 * gap, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_entropic_gap_converges_to_the_exact_one_without_the_log_n_offset() -> None:
     x = rng().normal(size=(100, 2))
     y = x @ rotation(1.0).T * [1.5, 0.5]

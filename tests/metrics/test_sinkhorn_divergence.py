@@ -22,6 +22,7 @@ def test_a_constant_is_at_the_mean_squared_distance() -> None:
     assert measure(of_samples(np.tile(point, (9, 1)), np.tile(point, (30, 1)), sha256="hash")).value == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shrink", [1e-3, 1e-6, 1e-12])
 def test_a_shrinking_reference_goes_to_the_constant(shrink: float) -> None:
     x, y = sets()

@@ -11,6 +11,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+@pytest.mark.slow
 def test_jackknife_interval_has_the_width_of_repeated_experiments() -> None:
     y = rng(1).normal(size=(400, 2)) + 1.0
     estimates = [measure(of_samples(rng(s).normal(size=(300, 2)), y, sha256="abc")) for s in range(10, 50)]

@@ -122,6 +122,7 @@ def relative_errors(route: EulerEnds, ours: Trajectories) -> np.ndarray:
     return (np.array([route.energy, route.cost, route.straightness]) - truth) / truth[0]
 
 
+@pytest.mark.slow
 def test_the_difference_shrinks_at_first_order_and_vanishes_in_the_limit(euler, ours) -> None:
     coarse, middle, fine = (relative_errors(euler(steps), ours) for steps in (50, 100, 200))
     assert np.abs(middle).max() > 1e-3
@@ -130,6 +131,7 @@ def test_the_difference_shrinks_at_first_order_and_vanishes_in_the_limit(euler, 
     assert np.abs(2 * fine - middle).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_normalised_path_energy(euler, ours, model) -> None:
     target = model.task.heldout.sample(512, torch.Generator().manual_seed(1))
     root = transport.wasserstein(ours.start.float(), target.float())

@@ -41,6 +41,7 @@ def reading(content, tmp_path):
     return None
 
 
+@pytest.mark.slow
 def test_every_committed_result_is_read_and_written_byte_for_byte(tmp_path):
     assert len(COMMITTED) >= 158
     for path in COMMITTED:

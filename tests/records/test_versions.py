@@ -150,6 +150,7 @@ def test_what_has_a_declared_version_gives_what_it_gave(kind, key, measure, gold
     assert near(measure(), goldens[kind][key]), f"{kind} {key} {WHAT}"
 
 
+@pytest.mark.slow
 def test_metrics_give_what_their_versions_gave(goldens):
     found = of_metrics()
     assert set(found) == set(BUILT_IN)
@@ -164,6 +165,7 @@ def test_everything_registered_has_a_version():
         assert set(registry.table) == set(table)
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_identified_by_its_package(monkeypatch):
     monkeypatch.setattr(
         SOLVERS, "all", lambda: {**SOLVERS.table, "mine": "torch.nn:Module", "gone": "nowhere_at_all:X"}

@@ -47,6 +47,7 @@ def test_what_is_written(folder):
         assert HOSTILE_REASON not in (folder / shown).read_text()
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(folder, tmp_path_factory):
     build_leaderboard(folder)
     first = contents(folder)
@@ -66,6 +67,7 @@ def test_results_come_back_unchanged(folder):
     assert {(r.task["name"], r.entry): r.to_json() for r in found.results} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"3", b"[" * 100_000])
 def test_a_bad_file_is_left_out_and_the_others_are_built(folder, damage):
     path = folder / "results" / "transport-2d" / "digits" / "cfm.json"
@@ -84,6 +86,7 @@ def test_a_bad_file_is_left_out_and_the_others_are_built(folder, damage):
     assert contents(folder) != without
 
 
+@pytest.mark.slow
 def test_what_has_no_place_among_results_is_named_and_not_followed(folder, tmp_path_factory):
     build_leaderboard(folder)
     before = contents(folder)
@@ -133,6 +136,7 @@ def test_a_file_that_may_not_be_read_is_named(folder):
     assert [p.split(" cannot")[0] for p in build_leaderboard(folder).problems] == [str(path)]
 
 
+@pytest.mark.slow
 def test_the_command_names_bad_files_and_prints_what_it_wrote(folder):
     for name in ("a\nb\x1b[2J.json", "cfm.json"):
         (folder / "results" / "transport-2d" / "digits" / name).write_text("{")
@@ -179,6 +183,7 @@ def test_the_protocol_in_the_folder_ranks(folder):
     assert "Ranked by SW2 @2" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_building_needs_no_torch(folder):
     code = (
         "import sys; from pathlib import Path; from fmbench.report.build import build_leaderboard\n"
@@ -188,6 +193,7 @@ def test_building_needs_no_torch(folder):
     assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_run_into_a_folder_with_a_bad_file_still_has_the_tables_of_the_others(folder):
     bad = folder / "results" / "transport-2d" / "digits" / "cfm.json"
     bad.write_text("{")

@@ -97,6 +97,7 @@ def test_a_template_without_its_places_is_refused(broken):
 # -- in the browser -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_address_sorts_and_themes_the_page(page, tmp_path):
     path = tmp_path / "index.html"

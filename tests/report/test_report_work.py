@@ -50,6 +50,7 @@ def fill(folder, samplers):
     result("data", (data,), model={"division": "anchor"}).save(folder / "results")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["build", "print"])
 def test_work_grows_like_the_number_of_rows(tmp_path, what):
     counted = []

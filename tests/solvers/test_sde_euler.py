@@ -29,6 +29,7 @@ def moments(diffusion: float, steps: int, n: int = 40_000) -> tuple[float, float
     return float(x.mean()), float(x.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("diffusion", [0.0, 0.3, 1.0, 3.0])
 def test_marginals_do_not_depend_on_the_diffusion(diffusion: float) -> None:
     mean, std = moments(diffusion, 200)

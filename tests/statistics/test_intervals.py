@@ -79,6 +79,7 @@ def test_shares_refuse_what_is_no_share() -> None:
         wilson_interval(1.5, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_expectation_is_covered_over_seeds(seeds: int) -> None:
     draws = np.random.default_rng(seeds).normal(1.0, 0.1, size=(2000, seeds))

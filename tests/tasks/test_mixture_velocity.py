@@ -120,6 +120,7 @@ def test_continuity_equation(name: str, t: float) -> None:
     assert change.abs().max() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian-8gaussians", "gaussian-scurve", "mixture-2d"])
 def test_the_exact_flow_reaches_the_target(name: str) -> None:
     """W2 of pushed samples lies within the W2 between fresh target sets of the same size."""
@@ -139,6 +140,7 @@ def test_the_exact_flow_reaches_the_target(name: str) -> None:
     assert w2(draw(task.source_mixture, n, 8), fresh[0]) > 3 * max(floor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixture-16d", "mixture-64d"])
 def test_the_exact_flow_reaches_rotated_mixtures(name: str) -> None:
     """Per axis of the frame: sorted pushed samples against sorted target samples."""
@@ -170,6 +172,7 @@ def test_images_and_dtype() -> None:
     assert torch.allclose(v, task.target.points()[0].mean(0) - x, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_empirical_flow_ends_on_training_images() -> None:
     task = TASKS.resolve("digits")()
     exact = MixtureVelocity(task.source_mixture, task.target_mixture)

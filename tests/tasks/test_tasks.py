@@ -120,6 +120,7 @@ def test_moments_are_those_of_the_mixture(name: str) -> None:
         assert (error < 5 * spread).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_projections_follow_the_mixture(name: str) -> None:
     for side, mixture in sides(task_of(name)):
@@ -163,6 +164,7 @@ def test_rotation_is_orthogonal_and_no_identity(name: str) -> None:
     assert (mixture.frame - eye).abs().max() > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 def test_w2_by_quadrature_against_sorted_samples(name: str) -> None:
     """Product measures: W2^2 is a sum over axes, each exact by sorting against normal quantiles."""

@@ -36,6 +36,7 @@ def test_the_gradient_of_a_convex_function_is_optimal(solver: str) -> None:
     assert wasserstein2(x, y[r.permutation(300)], solver) == pytest.approx(expected, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_it_converges_where_the_default_pivot_limit_stops_early() -> None:
     import ot
 

@@ -22,6 +22,7 @@ def test_plan_equals_the_plan_of_long_sinkhorn(density: float | None) -> None:
     assert fast.value == pytest.approx(slow.value, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_it_needs_few_steps_where_sinkhorn_needs_thousands_of_sweeps() -> None:
     # The random assignment problem of the paper: uniform costs, eta = 1 / epsilon = 1200.
     cost = rng().random((200, 200))

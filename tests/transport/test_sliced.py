@@ -63,6 +63,7 @@ def spread(x: np.ndarray, y: np.ndarray, control: str) -> tuple[float, float]:
     return float(values.std() / truth), float(values.mean() / truth - 1.0)
 
 
+@pytest.mark.slow
 def test_control_variates_reduce_the_variance() -> None:
     x = rng().normal(size=(200, 10))
     y = rng(1).normal(size=(200, 10)) * np.linspace(0.5, 2.0, 10) + 1.0

@@ -25,6 +25,7 @@ def test_without_an_active_constraint_it_is_quadratic_transport(gamma: float) ->
         assert found.row_violation < 1e-5
 
 
+@pytest.mark.slow
 def test_columns_are_always_exact_and_sparse() -> None:
     b = rng(3).random(25) + 0.2
     for k in (1, 2, 3, 5):

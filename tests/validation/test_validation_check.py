@@ -24,6 +24,7 @@ def test_numbers_that_are_not_finite_never_pass(got: float) -> None:
     assert sampled("m", "c", 1.0, [got, 1.0, 1.0], "").passed is False
 
 
+@pytest.mark.slow
 def test_a_correct_metric_fails_as_rarely_as_stated_and_a_biased_one_nearly_always() -> None:
     rng, repeats, trials = np.random.default_rng(0), 8, 3000
     values = rng.standard_normal((trials, repeats))

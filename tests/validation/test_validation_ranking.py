@@ -73,6 +73,7 @@ def test_tables_say_what_was_found():
     json.dumps(to_json(lines))
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_report(tmp_path, monkeypatch):
     code = (
         "import sys; from fmbench.validation import ranking; ranking.QUICK = 50\n"

@@ -31,6 +31,7 @@ def checks_of(name: str) -> tuple[Check, ...]:
     return tuple(validation.run([name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", validation.names())
 def test_every_check_is_within_its_tolerance(name: str) -> None:
     checks = checks_of(name)
@@ -53,12 +54,14 @@ def test_every_metric_module_is_used_by_a_case() -> None:
     assert modules - NOT_METRICS <= used | set(validation.names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_a_factor_of_1_1_could_not_hide_in_the_tolerances(name: str) -> None:
     sharp = [c for c in checks_of(name) if c.tolerance is not None and 0 < c.tolerance < 0.05 * abs(c.expected or 0)]
     assert sharp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_metric_that_is_wrong_by_a_factor_of_1_1_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, _, attribute = METRICS[name].measure.partition(":")
@@ -85,6 +88,7 @@ def test_a_metric_that_raises_is_a_failed_row(monkeypatch: pytest.MonkeyPatch) -
     assert validation.to_json(checks)["passed"] is False
 
 
+@pytest.mark.slow
 def test_runs_are_identical_and_report_their_progress() -> None:
     seen: list[tuple[str, int, int]] = []
     chosen = ["nfe", "authenticity"]
