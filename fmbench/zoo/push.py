@@ -1,6 +1,6 @@
 """Publishing an entry as a repository of the Hub: its content, the difference to the repository, and one commit.
 
-All changes are made in a single commit on top of the one that was compared with, so that a broken connection leaves the repository either
+All changes go into a single commit on top of the one that was compared with, so that a broken connection leaves the repository either
 unchanged or complete; repeating a push changes nothing.
 """
 
