@@ -317,6 +317,8 @@ def unfold(content: Any, without: Collection[str] = ()) -> dict[str, Any]:
         "environment": {},
         **own,
     }
+    name = own_run(long).name
+    law(name not in runs, f"runs{step(name)} is the result's own run under another name")
     flow_id = "" if flow[len(FLOW) :].startswith("~") else flow[len(FLOW) :]
     named = {"flow_id": flow_id, "runs": runs}
     return long | {key: value for key, value in named.items() if value}

@@ -105,7 +105,7 @@ def of_metrics():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "golden.toml"
             path.write_text(PROTOCOL.format(task=task, samples=samples, seeds=seeds, metrics=names))
-            _, result = fmbench.evaluate(fmbench.wrap(Field(), task, "field"), path)
+            _, result = fmbench.evaluate(fmbench.wrap(Field(), task, "field"), path, extended=True)
         for name, estimate in {**result.rows[0].metrics, **result.flow}.items():
             if estimate.value is not None:
                 found.setdefault(name, {})[task] = [estimate.value, *(estimate.ci or ())]
