@@ -27,6 +27,10 @@ TOLERANCE = 0.05
 """Relative difference of the two medians below which the warm-up is over."""
 ROUNDS = 5
 """Turns in which every job is timed; their medians make the interval."""
+DIGITS = 5
+"""Significant digits of a time in a record."""
+TICK = 1e-9
+"""Seconds below which no clock tells anything."""
 WIDEST = 0.1
 """Half-width of the interval of the median, over the median, beyond which times are void."""
 BUSIEST = 0.1
@@ -167,17 +171,17 @@ class _Timing:
 
     def record(self) -> dict[str, Any]:
         times, batch = self.times, self.job.batch
-        interval = median_interval(self.rounds)
+        low, high = median_interval(self.rounds)
+        found = {**quantiles(times), "low": low, "high": high, "cpu": self.cpu / (len(times) * batch)}
+        # No clock is good to more digits, and records hold many of them.
+        short = {name: value and float(f"{value:.{DIGITS}g}") for name, value in found.items()}
         return {
-            **quantiles(times),
-            "throughput": batch / float(np.median(times)),
+            **short,
+            "throughput": batch / max(short["p50"], TICK),
             "batch": batch,
             "repeats": len(times),
             "warmup": self.warmth.calls,
-            "low": interval[0],
-            "high": interval[1],
-            "cpu": self.cpu / (len(times) * batch),
-            "first_call": self.warmth.first,
+            "first_call": float(f"{self.warmth.first:.{DIGITS}g}"),
         }
 
 
