@@ -12,7 +12,7 @@ from fmbench.cli import main
 from fmbench.evaluation import timing
 from fmbench.evaluation.acceleration import Acceleration
 from fmbench.evaluation.identity import identified
-from fmbench.evaluation.retiming import retimed
+from fmbench.evaluation.retiming import measure_latencies, retimed
 from fmbench.evaluation.timing import Book, Wish, timing_key
 from fmbench.records import result
 from fmbench.records.result import Row
@@ -188,6 +188,26 @@ def test_latencies_alone_are_written_into_the_results_and_nothing_else(tmp_path,
     shown = capsys.readouterr().out
     assert "gaussian-moons/cfm +1" in shown and "1 results in" in shown
     assert not (out / "results" / "tiny" / "gaussian-moons" / "rf-2.json").exists()
+
+
+def test_a_damaged_file_of_latencies_stops_a_run_before_any_work(tmp_path, capsys, monkeypatch):
+    protocol, out = tmp_path / "tiny.toml", tmp_path / "out"
+    protocol.write_text(PROTOCOL)
+    out.mkdir()
+    (out / timing.FILE).write_text("{")
+    monkeypatch.setattr("fmbench.evaluation.run.evaluate_one", lambda *_, **__: pytest.fail("evaluated"))
+    assert main(["run", str(protocol), "-m", "gaussian-moons/cfm", "--out", str(out), "--device", "cpu"]) == 1
+    assert str(out / timing.FILE) in capsys.readouterr().err
+
+
+def test_latencies_of_the_plain_network_are_not_written_into_an_accelerated_result(tmp_path):
+    protocol, out = tmp_path / "tiny.toml", tmp_path / "out"
+    protocol.write_text(PROTOCOL)
+    fmbench.evaluate("gaussian-moons/cfm", protocol, out=out, device="cpu", dtype="bfloat16")
+    path = out / "results" / "tiny" / "gaussian-moons" / "cfm.json"
+    before = path.read_bytes()
+    done = measure_latencies(protocol, ["gaussian-moons/cfm"], out, device="cpu", again=True)
+    assert done.timed and not done.written and path.read_bytes() == before
 
 
 def test_a_void_time_replaces_no_sound_one():

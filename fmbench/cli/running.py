@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fmbench.cli.shared import DONE, FAILED, Add, print_json, report_problems, whole
+from fmbench.cli.shared import DONE, FAILED, Add, add_models, print_json, report_problems, whole
 from fmbench.evaluation.options import Options
 from fmbench.progress import progress_bars
 
@@ -62,14 +62,7 @@ def cmd_run(args: argparse.Namespace) -> int:
 def add(add: Add) -> None:
     """Add the command."""
     p = add("run", cmd_run, "evaluate models on a benchmark")
-    p.add_argument("benchmark", help="a benchmark name, or a protocol file of your own")
-    p.add_argument(
-        "-m",
-        "--model",
-        nargs="*",
-        action="extend",
-        help="task/entry, folder, hf:owner/name@revision or file.py:Class; every bundled entry when left out",
-    )
+    add_models(p)
     p.add_argument("--out", type=Path, default=Path("runs"), help="folder for results and tables (default: runs)")
     p.add_argument("--profile", action="store_true", help="also print where the time went (in --json: phases)")
     for field in dataclasses.fields(Options):

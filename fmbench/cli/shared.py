@@ -82,3 +82,15 @@ def device_of(name: str) -> str:
     from fmbench.evaluation.device import resolve_device
 
     return resolve_device(name)
+
+
+def add_models(p: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what to evaluate: a benchmark, and models on it."""
+    p.add_argument("benchmark", help="a benchmark name, or a protocol file of your own")
+    p.add_argument(
+        "-m",
+        "--model",
+        nargs="*",
+        action="extend",
+        help="task/entry, folder, hf:owner/name@revision or file.py:Class; every bundled entry when left out",
+    )

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmbench.cli.shared import DONE, FAILED, Add, device_of, print_json, report_problems
+from fmbench.cli.shared import DONE, FAILED, Add, add_models, device_of, print_json, report_problems
 from fmbench.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -78,14 +78,7 @@ def cmd_latency(args: argparse.Namespace) -> int:
 def add(add: Add) -> None:
     """Add the command."""
     p = add("latency", cmd_latency, "measure the latency of every architecture and sampler of a benchmark, in turns")
-    p.add_argument("benchmark", help="a benchmark name, or a protocol file of your own")
-    p.add_argument(
-        "-m",
-        "--model",
-        nargs="*",
-        action="extend",
-        help="task/entry, folder or file.py:Class; every bundled entry when left out",
-    )
+    add_models(p)
     p.add_argument(
         "--out",
         type=Path,

@@ -10,8 +10,8 @@ from typing import Any
 
 from fmbench.evaluation.device import resolve_device
 from fmbench.evaluation.identity import identified
-from fmbench.evaluation.plan import plan
-from fmbench.evaluation.timing import Book, wishes
+from fmbench.evaluation.plan import Planned, plan
+from fmbench.evaluation.timing import PLAIN, Book, Wish, wishes
 from fmbench.execution.foreign import foreign, isolated, said
 from fmbench.records import protocol, result
 from fmbench.records.protocol import Protocol
@@ -60,15 +60,43 @@ def retimed(found: Result, latencies: Mapping[Sampler, dict[str, Any]]) -> Resul
 
 
 def _write(folder: Path, spec: Protocol, model: Model, latencies: dict[Sampler, dict[str, Any]]) -> Path | None:
-    """The result of a model with its latencies; None where there is no result of these weights. Raises ValueError for a damaged one."""
+    """The file of a model's result with its latencies; None where there is no result of these weights, or an accelerated one.
+
+    Raises ValueError for a damaged file.
+    """
     entry = model.name.rpartition("/")[2]
     path = folder / spec.name / model.task.name / f"{entry}.json"
     if not path.is_file():
         return None
     found = result.read(path)
-    if found.model.get("weights_sha256") != model.identity.get("weights_sha256"):
+    plain = found.environment.get("acceleration") in (None, dataclasses.asdict(PLAIN))
+    if not plain or found.model.get("weights_sha256") != model.identity.get("weights_sha256"):
         return None
     return retimed(found, latencies).save(folder)
+
+
+def _wanted(planned: Sequence[Planned], spec: Protocol, device: str) -> tuple[list[Wish], list[str]]:
+    """The latencies of all models with the samplers that they accept, and one line for each model that fails."""
+    wanted: list[Wish] = []
+    errors: list[str] = []
+    for named in [one.model for one in planned if one.model is not None]:
+        try:
+            with foreign(), isolated():
+                model = named.load(device)
+            model = identified(model)
+            wanted += wishes(model, fits(model, spec), spec.latency["batches"], device)
+        except (ValueError, FileNotFoundError) as error:
+            errors.append(f"{named.spec}: {said(error)}")
+    return wanted, errors
+
+
+def _shared(wanted: Sequence[Wish], found: Sequence[dict[str, Any]]) -> list[Timed]:
+    """The latencies, each with all entries that share it."""
+    timed: dict[str, Timed] = {}
+    for index, (wish, latency) in enumerate(zip(wanted, found, strict=True)):
+        one = timed.setdefault(wish.key or f"~{index}", Timed(wish.sampler, latency=latency))
+        one.entries.append(wish.model.name)
+    return list(timed.values())
 
 
 def measure_latencies(
@@ -87,22 +115,11 @@ def measure_latencies(
     """
     spec, place = protocol.read(benchmark), resolve_device(device)
     check_writable(out)
-    planned = plan(spec, models)
-    book, wanted, errors = Book(out), [], []
-    timed: dict[str, Timed] = {}
-    for named in [one.model for one in planned if one.model is not None]:
-        try:
-            with foreign(), isolated():
-                model = named.load(place)
-            model = identified(model)
-            wanted += wishes(model, fits(model, spec), spec.latency["batches"], place)
-        except (ValueError, FileNotFoundError) as error:
-            errors.append(f"{named.spec}: {said(error)}")
+    book = Book(out)
+    wanted, errors = _wanted(plan(spec, models), spec, place)
     found = book.fill(wanted, spec.latency, place, again=again, report=report)
     by_model: dict[int, tuple[Model, dict[Sampler, dict[str, Any]]]] = {}
-    for index, (wish, latency) in enumerate(zip(wanted, found, strict=True)):
-        one = timed.setdefault(wish.key or f"~{index}", Timed(wish.sampler, latency=latency))
-        one.entries.append(wish.model.name)
+    for wish, latency in zip(wanted, found, strict=True):
         by_model.setdefault(id(wish.model), (wish.model, {}))[1][wish.sampler] = latency
         if "failed" in latency:
             errors.append(f"{wish.model.name}, {wish.sampler.label}: {latency['failed']}")
@@ -113,4 +130,4 @@ def measure_latencies(
             written += [path] if path is not None else []
         except ValueError as error:
             errors.append(str(error))
-    return Retiming(list(timed.values()), written, errors)
+    return Retiming(_shared(wanted, found), written, errors)

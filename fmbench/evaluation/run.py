@@ -124,14 +124,16 @@ def run(
     them and units of samples otherwise. The numbers are the same. Latencies come last, when nothing else loads the machine, all of them in
     turns. ``finished`` gets how many evaluations are done; those that only lack their times count in part.
 
-    Raises ValueError or UnknownName for a bad request, PermissionError when ``out`` cannot be written, before any work; OSError when a
-    result cannot be saved.
+    Raises ValueError or UnknownName for a bad request or a damaged ``latency.json``, PermissionError when ``out`` cannot be written, before
+    any work; OSError when a result cannot be saved.
     """
     spec = protocol.read(benchmark)
     options = options or Options()
     options.check(spec)
     loaded, planned = _Models(resolve_device(options.device), options.trust_remote_code), plan(spec, models)
     check_writable(out)
+    # Read before any work: a damaged file of latencies must not be found out after hours.
+    book = Book(out)
     remove_abandoned(out)
     if Path(benchmark).suffix == ".toml":
         # The tables need the ranking rule of a protocol that is not bundled.
@@ -148,7 +150,7 @@ def run(
             told = {index: one.error for index, one in zip(shared.missing, done, strict=True)}
         carried = _Carried(spec, planned, out, options, loaded, report, finished)
         carried.measure(told, pool if shared.parts else None)
-    return carried.timed()
+    return carried.timed(book)
 
 
 class _Carried:
@@ -219,9 +221,8 @@ class _Carried:
                 self.errors[index] = f"{self.planned[index].name}: {said(error)}"
         return found
 
-    def timed(self) -> Outcome:
-        """Measure the latencies, all in turns, and return the outcome of the run."""
-        book = Book(self.out)
+    def timed(self, book: Book) -> Outcome:
+        """Measure the latencies that are missing and not in the book, all in turns, and return the outcome of the run."""
         lacking = self._wishes()
         self.report(f"{self.spec.name}, latencies", 0, 1)
         book.fill(lacking, self.spec.latency, self.models.device, self.options.acceleration)

@@ -36,7 +36,7 @@ LARGEST = 16 << 20
 KEY = 12
 """Hexadecimal digits of a key."""
 PLAIN = Acceleration()
-PER_BATCH = tuple(field for field in Batch.__struct_fields__)
+PER_BATCH = Batch.__struct_fields__
 """Fields of every batch size; the conditions are the same for all."""
 
 

@@ -141,9 +141,9 @@ def _unpack(source: Path, folder: Path, features: bool) -> list[str]:
             return wanted
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
         raise ValueError(f"{source} is no bundle: {first_line(error)}; nothing was imported") from None
+    except OSError:
+        raise
     except Exception as error:
-        if isinstance(error, OSError):
-            raise
         raise ValueError(f"{source} is damaged: {first_line(error)}; nothing was imported") from None
 
 

@@ -12,9 +12,10 @@ import re
 import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, urlsplit
 
+from loopback import Loopback
 from repositories import Answer, Repositories, refused
 
 KINDS = ("cut", "cut-after", "half", "500", "429", "wrong-bytes", "slow")
@@ -41,10 +42,8 @@ class Fault:
         return True
 
 
-class ModelHub(ThreadingHTTPServer):
+class ModelHub(Loopback):
     """``with ModelHub() as hub`` runs it in a thread at ``hub.url``; ``hub.log`` holds (method, path, status)."""
-
-    daemon_threads = True
 
     def __init__(self, port: int = 0, pause: float = 0.01) -> None:
         self.contents, self.faults, self.pause = Repositories(), list[Fault](), pause
@@ -54,24 +53,12 @@ class ModelHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.contents.url = self.url
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
     def fault(self, kind: str, method: str, path: str, times: int = 1) -> None:
         self.faults = [Fault(kind, method, path, times)]
 
     def asked(self, method: str, path: str) -> int:
         """How often a method was asked for at paths that match."""
         return sum(one == method and bool(re.search(path, at)) for one, at, _ in self.log)
-
-    def __enter__(self) -> ModelHub:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):

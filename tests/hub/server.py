@@ -20,10 +20,12 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from loopback import Loopback
 
 HEAD_COMMIT = "c0ffee" + "0" * 34
 CHUNK = 64 * 1024
@@ -60,10 +62,8 @@ class Request:
     sent: int
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(Loopback):
     """``with HubServer(folder) as hub`` runs it in a thread, at the endpoint ``hub.url``, and notes in ``hub.log``."""
-
-    daemon_threads = True
 
     def __init__(self, folder: Path, fault: str = "healthy", port: int = 0, pause: float = 0.02) -> None:
         if fault not in FAULTS:
@@ -74,21 +74,9 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    @property
     def served(self) -> list[Request]:
         """The requests for contents of files."""
         return [request for request in self.log if request.method == "GET" and "/resolve/" in request.path]
-
-    def __enter__(self) -> HubServer:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
