@@ -237,3 +237,14 @@ def test_the_profile_adds_up(alone):
     assert table[f"{TASK}/data"]["ratio"] == "-"
     sampling = sum(one.phases.get("sampling", 0.0) for one in alone)
     assert float(table["all"]["ratio"]) == pytest.approx(whole / sampling, rel=0.05, abs=0.06)
+
+
+def test_an_order_says_all_of_its_sampler(tmp_path):
+    """Also what no protocol can say yet: a grid and options that were left behind would give other samples without a word."""
+    for sampler in (
+        Sampler("euler", grid=(0.0, 0.25, 1.0)),
+        Sampler("dopri5", options={"rtol": 1e-3, "atol": 1e-3}),
+        Sampler("heun", 3, guidance=2.0),
+    ):
+        order = Order("m", "i", TASK, sampler, 0, 0, 4)
+        assert Order.of(json.loads(json.dumps(order.plain()))) == order

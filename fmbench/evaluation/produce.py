@@ -36,7 +36,7 @@ class Order:
         model: the string that names it.
         identity: fingerprint of its hashes (:func:`identity_of`): an order is for that very model.
         task: name of the task.
-        sampler: how the samples are drawn; of its own grid or options only solver, steps and guidance of a protocol travel.
+        sampler: how the samples are drawn.
         seed, start, stop: evaluation seed and rows.
         batch_size, device, acceleration: how the network is called.
     """
@@ -60,13 +60,14 @@ class Order:
 
     def plain(self) -> dict[str, Any]:
         """The order as plain data for JSON."""
-        sampler = {"solver": self.sampler.solver, "steps": self.sampler.steps, "guidance": self.sampler.guidance}
-        return {**dataclasses.asdict(self), "sampler": sampler}
+        return dataclasses.asdict(self)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Order:
         """The order of :meth:`plain`. Raises ValueError for values that no sampler or acceleration has."""
-        parts = {"sampler": Sampler(**plain["sampler"]), "acceleration": Acceleration(**plain["acceleration"])}
+        grid = plain["sampler"]["grid"]
+        sampler = Sampler(**{**plain["sampler"], "grid": None if grid is None else tuple(grid)})
+        parts = {"sampler": sampler, "acceleration": Acceleration(**plain["acceleration"])}
         return cls(**{**plain, **parts})
 
 

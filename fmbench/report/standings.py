@@ -16,7 +16,7 @@ import numpy as np
 from fmbench.records.metric import Metric
 from fmbench.records.result import Estimate
 from fmbench.statistics import comparisons
-from fmbench.statistics.comparisons import Evidence
+from fmbench.statistics.comparisons import PairTests
 
 FEWEST = 3
 """Least number of units to compare raw values; below it, intervals are compared."""
@@ -132,7 +132,7 @@ def _scaled(of: Standing, log: bool) -> np.ndarray:
     return whole - (y.shape[-1] - 1) * (y - y.mean(-1, keepdims=True))
 
 
-def _by_interval(standings: Sequence[Standing]) -> Evidence:
+def _by_interval(standings: Sequence[Standing]) -> PairTests:
     low, high = (np.array([s.interval[side] for s in standings]) for side in (0, 1))
     units = [GROUPS if s.units is None else s.units.shape[-1] for s in standings]
     return comparisons.unpaired(
@@ -140,8 +140,8 @@ def _by_interval(standings: Sequence[Standing]) -> Evidence:
     )
 
 
-def _paired(standings: Sequence[Standing], log: bool) -> tuple[Evidence, np.ndarray]:
-    """Evidence from raw values and the means it is about."""
+def _paired(standings: Sequence[Standing], log: bool) -> tuple[PairTests, np.ndarray]:
+    """Test statistics from raw values and the means it is about."""
     y = [_scaled(s, log) for s in standings]
     if all(len(units) >= METHOD for units in y):
         of = comparisons.trainings(y)
@@ -150,8 +150,8 @@ def _paired(standings: Sequence[Standing], log: bool) -> tuple[Evidence, np.ndar
     return comparisons.network(first), first.mean(-1)
 
 
-def _mixed(standings: Sequence[Standing], chosen: Sequence[int], log: bool) -> tuple[Evidence, np.ndarray]:
-    """Evidence where only the ``chosen`` share their units: theirs from raw values, that of all other pairs from intervals."""
+def _mixed(standings: Sequence[Standing], chosen: Sequence[int], log: bool) -> tuple[PairTests, np.ndarray]:
+    """Test statistics where only the ``chosen`` share their units: theirs from raw values, that of all other pairs from intervals."""
     k = len(standings)
     found = _by_interval(standings)
     means = np.array([s.value for s in standings])
@@ -162,7 +162,7 @@ def _mixed(standings: Sequence[Standing], chosen: Sequence[int], log: bool) -> t
     place = one * k - one * (one + 1) // 2 + other - one - 1
     t, freedom = found.t.copy(), found.freedom.copy()
     t[place], freedom[place] = paired.t, paired.freedom
-    return Evidence(t, freedom, paired.prior), means
+    return PairTests(t, freedom, paired.prior), means
 
 
 def compare(standings: Sequence[Standing], info: Metric) -> Ranks:
@@ -192,7 +192,7 @@ def _rounded(values: np.ndarray | None) -> float | str | None:
 
 
 def _facts(
-    evidence: Evidence, different: np.ndarray, kind: tuple[bool, int] | None, paired: int, k: int, log: bool
+    evidence: PairTests, different: np.ndarray, kind: tuple[bool, int] | None, paired: int, k: int, log: bool
 ) -> dict[str, Any]:
     pairs = len(evidence.t)
     units = "" if kind is None else f"{kind[1]} {'groups of rows' if kind[0] else 'evaluation seeds'}"

@@ -30,7 +30,7 @@ _FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PairTests:
     """Test statistics of every pair.
 
     Attributes:
@@ -165,12 +165,12 @@ def _ratio(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return ratio
 
 
-def network(y: np.ndarray) -> Evidence:
-    """Evidence from one training of each entry: a moderated paired t on the units, (..., k, n) with n >= 2."""
+def network(y: np.ndarray) -> PairTests:
+    """Test statistics from one training of each entry: a moderated paired t on the units, (..., k, n) with n >= 2."""
     k, n = y.shape[-2:]
     variance, d0, s0 = moderated(difference_variances(y), n - 1)
     t = _ratio(differences(y.mean(-1)), variance) * n**0.5
-    return Evidence(t, np.minimum(d0 + n - 1, (k - 1) * (n - 1)), (d0, s0 / n))
+    return PairTests(t, np.minimum(d0 + n - 1, (k - 1) * (n - 1)), (d0, s0 / n))
 
 
 def trainings(entries: Sequence[np.ndarray]) -> Trainings:
@@ -191,8 +191,8 @@ def trainings(entries: Sequence[np.ndarray]) -> Trainings:
     )
 
 
-def method(of: Trainings) -> Evidence:
-    """Evidence about methods: trainings are drawn anew for each entry, units are shared by all.
+def method(of: Trainings) -> PairTests:
+    """Test statistics about methods: trainings are drawn anew for each entry, units are shared by all.
 
     The variance of a difference is that between trainings, moderated over the entries, plus what the trainings of an entry share of the
     evaluation noise, which more trainings do not average away: the paired variance of the training means less the residuals in it. Of two
@@ -217,11 +217,11 @@ def method(of: Trainings) -> Evidence:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = _ratio(differences(of.units.mean(-1)), variance)
         freedom = variance**2 / (own**2 / own_freedom + shared**2 / shared_freedom)
-    return Evidence(t, np.where(np.isfinite(freedom), freedom, own_freedom), (d0, s0))
+    return PairTests(t, np.where(np.isfinite(freedom), freedom, own_freedom), (d0, s0))
 
 
-def unpaired(values: np.ndarray, low: np.ndarray, high: np.ndarray, freedom: np.ndarray) -> Evidence:
-    """Evidence from 95 % intervals alone, each of Student's t with its ``freedom``; all (k,).
+def unpaired(values: np.ndarray, low: np.ndarray, high: np.ndarray, freedom: np.ndarray) -> PairTests:
+    """Test statistics from 95 % intervals alone, each of Student's t with its ``freedom``; all (k,).
 
     A difference is measured against the sides of the two intervals that face each other (Zou and Donner, Statist. Med. 27, 2008), with the
     smaller of both freedoms. What all entries share does not cancel, which errs towards "not separated".
@@ -236,10 +236,10 @@ def unpaired(values: np.ndarray, low: np.ndarray, high: np.ndarray, freedom: np.
         theirs = np.where(rising, below[i + 1 :], above[i + 1 :])
         t[place] = _ratio(d[place], mine**2 + theirs**2)
         degrees[place] = np.minimum(freedom[i], freedom[i + 1 :])
-    return Evidence(t, degrees)
+    return PairTests(t, degrees)
 
 
-def holm(evidence: Evidence, alpha: float = ALPHA) -> np.ndarray:
+def holm(evidence: PairTests, alpha: float = ALPHA) -> np.ndarray:
     """Which pairs differ, (..., m) booleans: Holm's step-down procedure at the family-wise level ``alpha``.
 
     Not by sorting: with r pairs rejected, all that pass at the level alpha / (m - r) are, and so on until no more do, which is the same.

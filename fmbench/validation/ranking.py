@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmbench.statistics.comparisons import (
-    Evidence,
+    PairTests,
     difference_variances,
     differences,
     holm,
@@ -116,7 +116,7 @@ def draw(setting: Setting, gap: float, repetitions: int, random: np.random.Gener
     return mean[:, None, None] + between + seeds + left + SHARED * random.standard_normal((repetitions, 1, 1, 5))
 
 
-def evidence(setting: Setting, y: np.ndarray) -> Evidence:
+def evidence(setting: Setting, y: np.ndarray) -> PairTests:
     """The evidence of the report's rule for the values of :func:`draw`."""
     if setting.claim == "network":
         return network(y)

@@ -6,7 +6,7 @@ from scipy import special, stats
 
 from fmbench.statistics.comparisons import (
     ALPHA,
-    Evidence,
+    PairTests,
     difference_variances,
     differences,
     holm,
@@ -122,17 +122,17 @@ def test_one_pair_without_spread_takes_nothing_from_the_others():
 def test_holm_is_what_was_published(seed):
     random = np.random.default_rng(seed)
     t = np.abs(random.standard_normal(45)) * random.choice([1.0, 3.0, 8.0], 45)
-    shared = Evidence(t, np.array([6.0]))
-    apart = Evidence(t, np.full(45, 6.0))
+    shared = PairTests(t, np.array([6.0]))
+    apart = PairTests(t, np.full(45, 6.0))
     expected = holm_as_published(shared.p_values())
     assert holm(shared).tolist() == holm(apart).tolist() == expected.tolist()
 
 
 def test_holm_rejects_all_or_nothing_where_it_must():
     far, near = np.full(10, 1e9), np.zeros(10)
-    assert holm(Evidence(far, np.array([4.0]))).all()
-    assert not holm(Evidence(near, np.array([4.0]))).any()
-    assert holm(Evidence(np.empty(0), np.array([4.0]))).shape == (0,)
+    assert holm(PairTests(far, np.array([4.0]))).all()
+    assert not holm(PairTests(near, np.array([4.0]))).any()
+    assert holm(PairTests(np.empty(0), np.array([4.0]))).shape == (0,)
 
 
 def test_two_methods_with_no_shared_noise_are_compared_by_welch_s_test_of_their_trainings():
