@@ -231,6 +231,7 @@ REQUESTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cut-after"])
 @pytest.mark.parametrize("request_name", REQUESTS)
 def test_a_fault_at_any_request_of_a_fetch_is_survived_or_one_line(
@@ -280,6 +281,7 @@ def test_a_broken_download_goes_on_where_it_broke(
 # -- evaluation and the command line -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_result_says_which_commit_was_run(repo: Repo, tmp_path: Path) -> None:
     outcome = run("quick", [SPEC], tmp_path, options=fmbench.evaluation.options.Options(device="cpu", limit=16))
     assert outcome.errors == []
@@ -355,6 +357,7 @@ def test_nothing_is_written_into_the_cache_of_the_client(
     assert {path: path.read_bytes() for path in Path(constants.HF_HUB_CACHE).rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_plain_process_does_the_same(repo: Repo, models: ModelHub, tmp_path: Path) -> None:
     code = f"import fmbench; print(fmbench.load('{SPEC}').sample(2, steps=1).tolist())"
     env = {"HF_ENDPOINT": models.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "PATH": ""}

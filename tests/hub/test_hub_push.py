@@ -241,6 +241,7 @@ def state(repo: Repo | None) -> tuple[int, bool]:
     return len(repo.log), set(repo.commits[repo.refs["main"]]) >= FILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("request_name", REQUESTS)
 @pytest.mark.filterwarnings("ignore:Warnings while validating")
