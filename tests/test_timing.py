@@ -186,7 +186,7 @@ def test_latencies_alone_are_written_into_the_results_and_nothing_else(tmp_path,
     for row, old in zip(after.rows, before.rows, strict=True):
         assert row.metrics == old.metrics and row.samples == old.samples and row.id == old.id
     shown = capsys.readouterr().out
-    assert "gaussian-moons/cfm +1" in shown and "1 results in" in shown
+    assert "gaussian-moons/cfm +1" in shown and "that have these latencies now: 1" in shown
     assert not (out / "results" / "tiny" / "gaussian-moons" / "rf-2.json").exists()
 
 

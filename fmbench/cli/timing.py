@@ -70,7 +70,7 @@ def cmd_latency(args: argparse.Namespace) -> int:
     else:
         _print(done.timed)
         if done.written:
-            print(f"{len(done.written)} results in {args.out / 'results'} have these latencies now")
+            print(f"results in {args.out / 'results'} that have these latencies now: {len(done.written)}")
             print("`fmbench leaderboard build` makes the tables anew")
     return FAILED if done.errors else DONE
 
