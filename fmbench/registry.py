@@ -106,6 +106,8 @@ TASKS = Registry(
         "mixture-2d": "fmbench.tasks.products:mixture_2d",
         "mixture-16d": "fmbench.tasks.products:mixture_16d",
         "mixture-64d": "fmbench.tasks.products:mixture_64d",
+        "sf2m-gaussians": "fmbench.tasks.sf2m:gaussians",
+        "sf2m-moons": "fmbench.tasks.sf2m:moons",
         "digits": "fmbench.tasks.digits:digits",
         "mnist": "fmbench.tasks.hub_images:mnist",
         "fashion-mnist": "fmbench.tasks.hub_images:fashion_mnist",

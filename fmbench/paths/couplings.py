@@ -60,6 +60,12 @@ def _one_batch(x0: Points, x1: Points, labels: Labels | None) -> bool:
     return len(as_numbers[0]) == len(first) and len(as_numbers[1]) == len(as_bits)
 
 
+def redrawn(i: Tensor, j: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As many pairs as there are, drawn from them with replacement: torchcfm's ``sample_plan`` for a plan that is a permutation."""
+    chosen = torch.randint(len(i), (len(i),), generator=generator)
+    return i[chosen], j[chosen]
+
+
 def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
     """Sinkhorn plan, (n, m), of ``min <P, C> - reg H(P)`` with uniform marginals.
 

@@ -52,6 +52,7 @@ class Task:
         levels: grey levels of images, equally spaced over [-1, 1]; 0 for vectors.
         space: what samples are; that of ``kind`` and ``shape`` unless given.
         facts: whatever else only this task provides, by the name that metrics need it by: a probability table, a reward.
+        reference: real samples to compare with where they are not those of ``target``: the test points of a fixed split.
 
     Raises ValueError in one line for a kind without a known space where none is given, and for a space of another kind or shape.
     """
@@ -75,6 +76,7 @@ class Task:
     levels: int = 0
     space: Space = None  # type: ignore[assignment]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    reference: Distribution | None = None
 
     def __post_init__(self) -> None:
         space = self.space or space_of(self.kind, self.shape)
@@ -97,9 +99,14 @@ class Task:
         return None if mixture is None else lambda x: mixture.log_prob(x.flatten(1).cpu()).to(x.device)
 
     @property
+    def compared(self) -> Distribution:
+        """Where the real samples to compare with come from."""
+        return self.target if self.reference is None else self.reference
+
+    @property
     def finite(self) -> bool:
-        """Whether the target is a finite data set (images) rather than a distribution sampled without end."""
-        return hasattr(self.target, "points")
+        """Whether its real samples are a finite data set (images) rather than a distribution sampled without end."""
+        return hasattr(self.compared, "points")
 
     # -- what it gives to an evaluation -------------------------------------------------------------------------------
 
@@ -111,7 +118,7 @@ class Task:
     @property
     def published_sha256(self) -> str | None:
         """The hash of its real samples where they are a published data set, whose features are cached on disk; None otherwise."""
-        return getattr(self.target, "sha256", None)
+        return getattr(self.compared, "sha256", None)
 
     def distinct(self, seeds: Sequence[int]) -> tuple[int, ...]:
         """The seeds whose real samples differ: the first for a finite data set, which is the same for all."""
@@ -120,8 +127,8 @@ class Task:
     def real(self, n: int, seed: int) -> Points:
         """Real samples to compare with: all points of a finite data set, or ``n`` draws of an endless target."""
         if self.finite:
-            return self.target.points()[0]  # type: ignore[attr-defined]
-        return draw(self.target.sample, 0, n, seed, "reference")
+            return self.compared.points()[0]  # type: ignore[attr-defined]
+        return draw(self.compared.sample, 0, n, seed, "reference")
 
     def anchor(self, n: int, seed: int) -> Points:
         """Fresh real samples for the ``data`` row: all held-out points of a finite data set, or ``n`` draws."""
@@ -145,7 +152,7 @@ class Task:
         """The task's facts for metrics, beside real samples: name -> function that computes it."""
         source, target, known = self.source_mixture, self.target_mixture, self.source_log_density()
         there: dict[str, Callable[[], Any]] = {name: lambda v=value: v for name, value in self.facts.items()}
-        if self.finite and self.heldout is not self.target:
+        if self.finite and self.heldout is not self.compared:
             there["heldout"] = lambda: self.space.flatten(self.anchor(0, 0))
         if target is not None and not self.finite and target.separation >= SEPARATE:
             there["mixture"] = lambda: target
