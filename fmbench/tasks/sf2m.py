@@ -1,6 +1,5 @@
 """The finite 2-D data sets of torchcfm's runner (2302.00482, 2307.03672, table 2 of both): points to train on, to validate and to test.
 
-
 The tasks of :mod:`fmbench.tasks.toys` draw every batch fresh from the same geometry and measure the distance to the distribution. Here a model
 sees 10,000 fixed points and is compared with 1,000 fixed test points, as the published numbers are. The runner's own random numbers are not
 reproduced: its points are another draw of the same size and construction.
