@@ -66,7 +66,7 @@ def test_the_parts_are_as_far_from_the_distribution_as_fresh_points() -> None:
     _, validation, test = (p.numpy() for p in parts(TASKS.resolve("sf2m-moons")()))
     fresh = [MOONS.sample(1000, generator(9, k)).numpy() for k in range(2)]
     weight = np.full(1000, 1e-3)
-    split, drawn = (ot.emd2(weight, weight, ot.dist(a, b)) ** 0.5 for a, b in ((validation, test), fresh))
+    split, drawn = (float(ot.emd2(weight, weight, ot.dist(a, b))) ** 0.5 for a, b in ((validation, test), fresh))
     assert split == pytest.approx(drawn, rel=0.5)
 
 
