@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +70,17 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     return (recipe.override(chosen, settings) if settings else chosen), args.out or out
 
 
-def cmd_train(args: argparse.Namespace) -> int:
-    """Train a recipe."""
-    import torch
+def _main_process() -> bool:
+    """Whether this process speaks: under `accelerate launch` or torchrun every process runs the command."""
+    return os.environ.get("RANK", "0") == "0"
 
+
+def _trained(chosen: Any, out: Path, name: str, args: argparse.Namespace) -> bool:
+    """Train one recipe into a folder with progress; returns whether it is finished."""
     from fmbench.training.run import train
 
-    chosen, out = _recipe(args)
-    device = device_of(args.device)
-    if args.threads is not None:
-        if args.threads > MOST_THREADS:
-            raise UsageError(f"--threads must be at most {MOST_THREADS}, got {args.threads}")
-        torch.set_num_threads(args.threads)
-    # Under `accelerate launch` or torchrun every process runs this command, and one of them speaks.
-    main = os.environ.get("RANK", "0") == "0"
-    with progress_bars(main and not args.json) as progress:
-        name = f"{chosen.task}/{out.name}"
-        steps = chosen.train.steps
+    steps, device = chosen.train.steps, device_of(args.device)
+    with progress_bars(_main_process() and not args.json) as progress:
         bar = progress.add_task(name, total=steps)
 
         def report(step: int, loss: float) -> None:
@@ -108,18 +103,63 @@ def cmd_train(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             checkpoint_seconds=60 * args.checkpoint_minutes,
         )
-    if not main:
+    return (out / "model.safetensors").is_file() and (args.max_steps is None or args.max_steps >= steps)
+
+
+def _require_alone(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that say nothing about several trainings."""
+    for option, given in (("--max-steps", args.max_steps), ("--overwrite", args.overwrite)):
+        if given:
+            raise UsageError(f"{option} is for one training; leave it out beside --seeds and --adopt")
+    if _main_process() and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("--seeds and --adopt run in one process; start one launcher per seed with --set train.seed=K")
+
+
+def cmd_train(args: argparse.Namespace) -> int:
+    """Train a recipe, with one seed or with several."""
+    import torch
+
+    from fmbench.records.names import split_training
+    from fmbench.training import seeds
+    from fmbench.zoo.code import method_class
+
+    if args.entry is not None and split_training(args.entry)[1] is not None and not Path(args.entry).is_dir():
+        entry = split_training(args.entry)[0]
+        raise UsageError(f"{args.entry} is one training of {entry}; train the entry, with --seeds for several")
+    chosen, out = _recipe(args)
+    if args.threads is not None:
+        if args.threads > MOST_THREADS:
+            raise UsageError(f"--threads must be at most {MOST_THREADS}, got {args.threads}")
+        torch.set_num_threads(args.threads)
+    name = f"{chosen.task}/{out.name}"
+    if args.seeds is None and not args.adopt:
+        return _said(args, out, _trained(replace(chosen, replicates=()), out, name, args))
+    _require_alone(args)
+    kind = method_class(args.method) if args.method and chosen.method["name"] == args.method else None
+    for folder in args.adopt or ():
+        seeds.adopt(out, folder, kind)
+    planned = seeds.missing(chosen, out, args.seeds or 0)
+
+    def train(recipe: Any, folder: Path) -> bool:
+        return _trained(recipe, folder, f"{name} seed {recipe.train.seed}", args)
+
+    return _said(args, out, seeds.train_seeds(planned, out, train, kind))
+
+
+def _said(args: argparse.Namespace, out: Path, finished: bool) -> int:
+    """Print what a training left in its folder."""
+    if not _main_process():
         return DONE
-    finished = (out / "model.safetensors").is_file() and (
-        args.max_steps is None or args.max_steps >= chosen.train.steps
-    )
+    from fmbench.zoo.catalogue import open_folder
+
+    trainings = open_folder(out).recipe.trainings if finished else 0
     if args.json:
-        print_json({"folder": str(out), "finished": finished})
+        print_json({"folder": str(out), "finished": finished, "trainings": trainings})
+    elif not finished:
+        print(f"{out}: checkpoint; run again to continue")
     else:
-        print(
-            f"{out}: "
-            + ("model.safetensors, recipe.toml, README.md" if finished else "checkpoint; run again to continue")
-        )
+        several = f" of {trainings} trainings" if trainings > 1 else ""
+        print(f"{out}: model.safetensors{several}, recipe.toml, README.md")
     return DONE
 
 
@@ -132,6 +172,8 @@ def cmd_card(args: argparse.Namespace) -> int:
     kind, named = None if args.method is None else method_class(args.method), [resolve(name) for name in args.entry]
     if there := next((one.spec for one in named if one.hub is not None), None):
         raise UsageError(f"{there} lies on the Hub; fmbench push writes its card")
+    if part := next((one for one in named if one.found and one.entry.name != one.entry.whole), None):
+        raise UsageError(f"{part.spec} is one training of {part.entry.whole}, which has one card for all of them")
     written = [str(path) for one in named for path in write_card(one.entry, kind)]
     print_json(written) if args.json else print("\n".join(written))
     return DONE
@@ -180,6 +222,19 @@ def add(add: Add) -> None:
         "--checkpoint-minutes", type=not_negative, default=1.0, help="minutes between checkpoints (default: 1)"
     )
     p.add_argument("--threads", type=positive, help="CPU threads")
+    p.add_argument(
+        "--seeds",
+        type=positive,
+        metavar="N",
+        help="train with N seeds, the recipe's and those after it; what is there already stays",
+    )
+    p.add_argument(
+        "--adopt",
+        action="append",
+        type=Path,
+        metavar="FOLDER",
+        help="add a finished training of this recipe with another seed, made elsewhere; may be given several times",
+    )
     p.add_argument(
         "--overwrite", action="store_true", help="replace a finished entry, or another recipe, in the folder"
     )

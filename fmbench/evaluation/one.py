@@ -20,7 +20,7 @@ from fmbench.evaluation.timing import Book
 from fmbench.evaluation.wanted import Wanted, adopted, wanted
 from fmbench.execution.foreign import foreign
 from fmbench.records import result
-from fmbench.records.names import check_entry_name, check_name
+from fmbench.records.names import check_entry_name, check_name, check_training_name, split_training
 from fmbench.records.protocol import Protocol
 from fmbench.records.recipe import require_closed
 from fmbench.records.result import Result
@@ -62,14 +62,18 @@ def _is_current(path: Path) -> bool:
 
 def result_path(folder: Path, *names: str) -> Path:
     """The path of names below a folder, each checked again where a file is about to be written. Raises ValueError."""
-    return folder.joinpath(*(check_name(name, "a file of results") for name in names))
+    return folder.joinpath(*(check_training_name(name, "a file of results") for name in names))
 
 
 def require_own_name(model: Model) -> str:
     """The last part of a model's name. Raises ValueError for a name that results cannot be stored under, such as that of an anchor."""
     entry = model.name.rpartition("/")[2]
     anchor = describe(model, model.name)["division"] == "anchor"
-    return check_name(entry, "a model") if anchor and entry != DATA else check_entry_name(entry)
+    if anchor and entry != DATA:
+        return check_name(entry, "a model")
+    replicate = model.recipe is not None and split_training(entry)[1]
+    check_entry_name(split_training(entry)[0] if replicate else entry)
+    return entry
 
 
 @dataclass

@@ -12,6 +12,7 @@ LONGEST = 100
 ANCHORS = {"data": "the row of real samples", "oracle": "the row of the exact velocity"}
 """Names that tables reserve for anchor rows."""
 _RULE = re.compile(r"[A-Za-z0-9_+=](?:[A-Za-z0-9_+=., -]*[A-Za-z0-9_+=-])?")
+_TRAINING = re.compile(r"(.+)@(0|[1-9][0-9]{0,2})")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 """Names that Windows treats as devices in any folder."""
 
@@ -28,6 +29,27 @@ def check_name(name: object, what: str) -> str:
             f"{name!r:.120} cannot name {what}: a name has 1 to {LONGEST} letters, digits and . , _ - + = or spaces inside, "
             "and starts with a letter, a digit or _ + ="
         )
+    return str(name)
+
+
+def split_training(name: str) -> tuple[str, int | None]:
+    """``cfm@2`` -> ``("cfm", 2)``: the entry, and which of its trainings, counted from 0; None where the name says none."""
+    found = _TRAINING.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def training_name(entry: str, index: int) -> str:
+    """The name of one training: ``cfm@2``; that of the first is the entry's own."""
+    return f"{entry}@{index}" if index else entry
+
+
+def check_training_name(name: object, what: str) -> str:
+    """:func:`check_name` for a name that may end in ``@1`` to ``@999``, a training of its entry, with or without ``.json``."""
+    stem = name.removesuffix(".json") if isinstance(name, str) else name
+    entry, index = split_training(stem) if isinstance(stem, str) else (stem, None)
+    if not index:
+        return check_name(name, what)
+    check_name(entry, what)
     return str(name)
 
 

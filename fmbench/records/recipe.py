@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fmbench.records.names import check_name_in
-from fmbench.records.tables import check_table, matches, parameters_of, require_finite, shown
+from fmbench.records.pins import (
+    Replicate,
+    Weights,
+    check_replicates,
+    check_weights,
+    read_replicates,
+)
+from fmbench.records.tables import check_table, from_table, matches, parameters_of, require_finite, shown
 from fmbench.storage.files import fingerprint, write_atomic
 from fmbench.storage.readers import read_toml
-from fmbench.storage.repository import parse_address
 
 __all__ = [
     "Recipe",
+    "Replicate",
     "Training",
     "Weights",
     "check_table",
@@ -32,10 +37,6 @@ __all__ = [
 ]
 
 SCHEMA = 1
-MOST_PARAMETERS = 1_000_000_000
-"""Numbers that a network may have; the largest preset, DiT-XL/2, has 675 million."""
-MOST_BYTES = 8 * MOST_PARAMETERS
-"""Bytes of a weight file."""
 MOST_STEPS = 1_000_000_000
 MOST_ROWS = 1 << 20
 """Samples in one training batch."""
@@ -43,7 +44,6 @@ LONGEST_TEXT = 300
 """Characters of a name or a licence."""
 FREE = {"train.seed", "train.precision"}
 """Settings that a recipe may change in the closed division: the seed, and the precision, which affects speed."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,6 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The weight file of a trained entry, pinned.
-
-    Attributes:
-        file: its name, beside the recipe or in the repository of its source.
-        sha256, bytes: of the file.
-        parameters: trained numbers in it.
-        source: ``hf:owner/name@commit``, the repository that has the file where it does not lie beside the recipe.
-    """
-
-    file: str
-    sha256: str
-    bytes: int
-    parameters: int
-    source: str | None = None
-
-
-@dataclass(frozen=True)
 class Recipe:
     """The definition of an entry; ``weights`` and ``made`` are filled in by its training.
 
@@ -117,6 +99,7 @@ class Recipe:
         division: ``closed`` (the task's fixed network and budget), ``open``, or ``tool`` (feature extractors: never ranked).
         conditional: whether the network takes class labels.
         made: provenance written by the trainer.
+        replicates: further trainings, which say how much a number depends on the seed. They are no part of the identity.
     """
 
     task: str
@@ -130,11 +113,37 @@ class Recipe:
     schema: int = SCHEMA
     weights: Weights | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
+    replicates: tuple[Replicate, ...] = ()
+
+    @property
+    def pins(self) -> tuple[Weights, ...]:
+        """The weight files of all trainings, that of the first one first; none before it is trained."""
+        return () if self.weights is None else (self.weights, *(one.weights for one in self.replicates))
+
+    @property
+    def trainings(self) -> int:
+        """Number of trainings whose weights are pinned."""
+        return len(self.pins)
+
+    def training(self, index: int) -> Recipe:
+        """The recipe of one training alone, counted from 0, with its seed and its weights. Raises ValueError for one that is not there."""
+        if not 0 <= index < max(1, self.trainings):
+            have = f"{self.trainings} training{'s' * (self.trainings != 1)}"
+            raise ValueError(f"training {index} is not there: the recipe pins {have}, counted from 0")
+        if index == 0:
+            return dataclasses.replace(self, replicates=())
+        one = self.replicates[index - 1]
+        train = dataclasses.replace(self.train, seed=one.seed)
+        return dataclasses.replace(self, train=train, weights=one.weights, made=one.made, replicates=())
+
+    def require_whole(self, where: str) -> None:
+        """Raise ValueError, which starts with ``where``, for trainings that share a seed, a file or their weights."""
+        check_replicates(self.train.seed, self.weights, self.replicates, where)
 
     def identity(self) -> str:
         """Hash of what determines the weights: everything but ``weights``, ``made`` and the licence."""
         content = {**dataclasses.asdict(self), "train": self.train.content()}
-        for key in ("weights", "made", "license"):
+        for key in ("weights", "made", "license", "replicates"):
             content.pop(key)
         return fingerprint(content)
 
@@ -147,37 +156,27 @@ class Recipe:
                 return {k: plain(v) for k, v in value.items() if v is not None and v != {}}
             return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
-        return tomli_w.dumps(plain({**dataclasses.asdict(self), "train": self.train.content()}))
+        content = {**dataclasses.asdict(self), "train": self.train.content()}
+        if not self.replicates:
+            del content["replicates"]
+        return tomli_w.dumps(plain(content))
 
     def save(self, path: Path) -> None:
         """Write the TOML file atomically."""
         write_atomic(path, self.to_toml())
 
 
-def _from_table(kind: type, table: Any, where: str) -> Any:
-    if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: expected a table, got {shown(table)}")
-    hints = typing.get_type_hints(kind)
-    check_table(table, hints, where)
-    missing = [
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.name not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ValueError(f"{where}: missing {', '.join(missing)}")
-    return kind(**table)
-
-
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Build a recipe from parsed TOML. Raises ValueError naming file, key and what is allowed."""
     content = dict(content)
     _check_schema(content.get("schema", SCHEMA), where)
-    content["train"] = _from_table(Training, content.get("train", {}), f"{where} [train]")
+    content["train"] = from_table(Training, content.get("train", {}), f"{where} [train]")
     if content.get("weights") is not None:
-        content["weights"] = _from_table(Weights, content["weights"], f"{where} [weights]")
-        _check_weights(content["weights"], f"{where} [weights]")
-    recipe = _from_table(Recipe, content, where)
+        content["weights"] = from_table(Weights, content["weights"], f"{where} [weights]")
+        check_weights(content["weights"], f"{where} [weights]")
+    content["replicates"] = read_replicates(content.get("replicates", ()), where)
+    recipe = from_table(Recipe, content, where)
+    recipe.require_whole(where)
     for table in ("method", "net"):
         given = getattr(recipe, table)
         if table == "method" or given:
@@ -229,28 +228,6 @@ def _check_budget(train: Training, where: str) -> None:
         if not least <= value < below or (isinstance(value, int) and abs(value) >= 2**63):
             limit = f" and below {below}" if value >= least and below != math.inf else ""
             raise ValueError(f"{where}: {name} must be at least {least}{limit}, got {shown(value)}")
-
-
-def _check_weights(weights: Weights, where: str) -> None:
-    """Raise ValueError for a pin that no weight file can have, or whose file is not beside the recipe."""
-    check_name_in(f"{where}: file", weights.file, "a weight file")
-    if not _SHA256.fullmatch(weights.sha256):
-        raise ValueError(f"{where}: sha256 must be 64 of 0-9 and a-f, got {shown(weights.sha256)}")
-    for name, most in (("bytes", MOST_BYTES), ("parameters", MOST_PARAMETERS)):
-        if not 0 <= getattr(weights, name) <= most:
-            raise ValueError(f"{where}: {name} must be from 0 to {most}, got {shown(getattr(weights, name))}")
-    if weights.source is not None and not _is_pinned(weights.source):
-        raise ValueError(
-            f"{where}: source must be hf:owner/name@ and the 40 digits of a commit, got {shown(weights.source)}"
-        )
-
-
-def _is_pinned(source: str) -> bool:
-    """Whether text names a commit of a repository on the Hub."""
-    try:
-        return parse_address(source).pinned
-    except ValueError:
-        return False
 
 
 def _check_text(value: str, where: str) -> None:

@@ -29,7 +29,7 @@ from fmbench.records.conditions import (
 )
 from fmbench.records.latency import Latency
 from fmbench.records.metric import METRICS, Metric
-from fmbench.records.names import LONGEST, check_name_in
+from fmbench.records.names import LONGEST, check_name_in, split_training
 from fmbench.records.sampler import MOST_STEPS, UNSAMPLED
 from fmbench.records.typed import law, one_of, shown, step
 
@@ -248,7 +248,7 @@ class ResultFile(Closed, frozen=True):
             raise ValueError(
                 f"model.name must be {self.task.name}/ENTRY, as its task says, got {shown(self.model.name)}"
             )
-        check_name_in("model.name", entry, "an entry")
+        check_name_in("model.name", split_training(entry)[0], "an entry")
         one_of("status", self.status, STATUSES)
         law(len(set(self.seeds)) == len(self.seeds), f"seeds must differ from each other, got {shown(self.seeds)}")
         law(not (self.ranked and self.unranked_because), "unranked_because must be empty where ranked is true")

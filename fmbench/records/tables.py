@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import numbers
@@ -156,3 +157,19 @@ def _hint(kind: type, name: str, annotation: Any) -> Any:
         raise ValueError(
             f"the hint {annotation!r} of {name} in {kind.__name__} cannot be resolved: {one_line(error)}; import what it names"
         ) from None
+
+
+def from_table(kind: type, table: Any, where: str) -> Any:
+    """A dataclass from a parsed table. Raises ValueError naming file, key and what is allowed, and the keys that are missing."""
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{where}: expected a table, got {shown(table)}")
+    hints = typing.get_type_hints(kind)
+    check_table(table, hints, where)
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    return kind(**table)

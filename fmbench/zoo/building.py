@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from fmbench.execution.foreign import ForeignError, foreign, isolated
 from fmbench.execution.operators import OperatorMode
 from fmbench.methods.base import Method
-from fmbench.records.recipe import MOST_PARAMETERS, Recipe
+from fmbench.records.pins import MOST_PARAMETERS
+from fmbench.records.recipe import Recipe
 from fmbench.records.tables import check_table, parameters_of, required_of
 from fmbench.registry import NETS, TASKS, Registry, UnknownName, create
 from fmbench.storage.readers import first_line, one_line

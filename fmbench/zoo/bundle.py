@@ -217,11 +217,11 @@ def _check_entry(folder: Path, parts: list[str], source: Path) -> None:
         entry = catalogue.open_folder(folder, where.removeprefix(f"{ZOO}/"))
         if parts[0] == ZOO and parts[1] != entry.recipe.task:
             raise ValueError(f"it is for task {entry.recipe.task}")
-        if entry.recipe.weights is not None:
-            require_safe(entry.recipe.weights.file, where)
-            if not (folder / entry.recipe.weights.file).is_file():
-                raise FileNotFoundError(f"{entry.recipe.weights.file} is missing")
-            entry.read_weights()
+        for one, pinned in zip(entry.trainings, entry.recipe.pins, strict=False):
+            require_safe(pinned.file, where)
+            if not (folder / pinned.file).is_file():
+                raise FileNotFoundError(f"{pinned.file} is missing")
+            one.read_weights()
     except (ValueError, FileNotFoundError) as error:
         reason = str(error).replace(f"{folder}/", "")
         raise ValueError(f"{source}: {where} is no entry ({reason}); nothing was imported") from None

@@ -104,7 +104,15 @@ def _details(recipe: Recipe, method: Flow) -> str:
 - method: `{recipe.method["name"]}` ({settings})
 - network: {_network(recipe, method)}; {parameters_in(method):,} parameters, stored as {recipe.train.storage}
 - training: {seen}{spent}{teacher}
-- weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}"""
+- weights: `{recipe.weights.file}`, SHA-256 `{recipe.weights.sha256}`{figures}{_trainings(recipe)}"""
+
+
+def _trainings(recipe: Recipe) -> str:
+    """The line on further trainings; nothing where there are none."""
+    if not recipe.replicates:
+        return ""
+    seeds = ", ".join(str(one.seed) for one in recipe.replicates)
+    return f"\n- trainings: {recipe.trainings}, with seed {recipe.train.seed} (above) and {seeds}; `@1` after the name loads the second"
 
 
 def hub_card(

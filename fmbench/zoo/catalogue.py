@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fmbench import registry
 from fmbench.records.metric import METRICS
-from fmbench.records.names import check_entry_name
+from fmbench.records.names import check_entry_name, split_training, training_name
 from fmbench.records.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
 from fmbench.storage.bundled import data_folder
@@ -34,6 +34,24 @@ class Entry:
     name: str
     folder: Path
     recipe: Recipe
+
+    def training(self, index: int) -> Entry:
+        """One training of the entry, counted from 0, under its own name, ``task/entry@1``. Raises ValueError for one that is not there."""
+        try:
+            recipe = self.recipe.training(index)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+        return Entry(training_name(self.name, index), self.folder, recipe)
+
+    @property
+    def whole(self) -> str:
+        """The name of the entry that a training belongs to; its own for an entry."""
+        return split_training(self.name)[0]
+
+    @property
+    def trainings(self) -> list[Entry]:
+        """Every training as an entry of its own; the entry itself where it has no weights."""
+        return [self.training(index) for index in range(max(1, self.recipe.trainings))]
 
     @property
     def weights_path(self) -> Path | None:
@@ -150,9 +168,19 @@ def locate(spec: str) -> tuple[Path, str | None]:
     raise UnknownName(nearest("entry", spec, _zoo()))
 
 
+def located(spec: str) -> tuple[Path, str | None, int | None]:
+    """:func:`locate` for a string that may end in ``@K``, one training of the entry; K is None where it does not."""
+    entry, index = split_training(spec)
+    if index is None or (Path(spec) / "recipe.toml").is_file():
+        return *locate(spec), None
+    return *locate(entry), index
+
+
 def find(spec: str) -> Entry:
-    """The entry of ``task/entry`` or of a folder. Raises what :func:`locate` and :func:`open_folder` raise."""
-    return open_folder(*locate(spec))
+    """The entry of ``task/entry`` or of a folder, or its training ``@K``. Raises what :func:`locate` and :func:`open_folder` raise."""
+    folder, name, index = located(spec)
+    entry = open_folder(folder, name)
+    return entry if index is None else entry.training(index)
 
 
 def kebab(name: str) -> str:

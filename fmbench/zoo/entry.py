@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from fmbench import moved
 from fmbench.execution.foreign import isolated
 from fmbench.flows.flow import GUIDANCE as GUIDANCE_CAPABILITY
 from fmbench.flows.flow import VELOCITY
@@ -24,7 +23,7 @@ from fmbench.tasks.base import Task
 from fmbench.version import __version__
 from fmbench.zoo import saving
 from fmbench.zoo.building import build, in_words, make_task, parameters_in
-from fmbench.zoo.card import GUIDANCE, PER_CLASS, STEPS, card
+from fmbench.zoo.card import ALT, GUIDANCE, PER_CLASS, STEPS, card
 from fmbench.zoo.catalogue import Entry
 from fmbench.zoo.loading import load_entry
 from fmbench.zoo.model import Model
@@ -80,10 +79,11 @@ def write_entry(recipe: Recipe, method: Method, out: Path, run: Mapping[str, Any
     finished.save(out / "recipe.toml")
 
 
-def write_card(entry: Entry, kind: type[Method] | None = None) -> list[Path]:
+def write_card(entry: Entry, kind: type[Method] | None = None, draw: bool = True) -> list[Path]:
     """Write ``README.md`` of a finished entry and, for images, the pictures it shows, from its saved weights; returns the files.
 
-    ``kind`` is the class of a method of the user's own, whose file is not executed here. Raises FileNotFoundError or ValueError when the
+    ``kind`` is the class of a method of the user's own, whose file is not executed here; without ``draw`` the pictures that are there stay as
+    they are. Raises FileNotFoundError or ValueError when the
     entry is not finished.
     """
     recipe, folder = entry.recipe, entry.folder
@@ -91,12 +91,13 @@ def write_card(entry: Entry, kind: type[Method] | None = None) -> list[Path]:
         raise ValueError(f"{folder} has no weights yet; finish it with `fmbench train {folder}`")
     model = load_entry(entry, kind, "cpu")
     with in_words(f"the pictures of {folder}"):
-        pictures = {} if recipe.division == "tool" else drawings(model)
+        pictures = {} if recipe.division == "tool" or not draw else drawings(model)
+    shown = tuple(pictures) if draw else tuple(name for name in ALT if (folder / name).is_file())
     for name, picture in pictures.items():
         buffer = io.BytesIO()
         picture.save(buffer, format="png", optimize=True)
         write_atomic(folder / name, buffer.getvalue())
-    write_atomic(folder / "README.md", card(recipe, model.method, folder.resolve().name, tuple(pictures)))
+    write_atomic(folder / "README.md", card(recipe, model.method, folder.resolve().name, shown))
     return [folder / name for name in ("README.md", *pictures)]
 
 
@@ -113,9 +114,3 @@ def drawings(model: Model) -> dict[str, Image]:
     if VELOCITY in model.method.capabilities:
         found["trajectory.png"] = trajectories(model, 5, steps=steps)
     return found
-
-
-def __getattr__(name: str) -> Any:
-    if name == "ALT":
-        return moved.attribute(__name__, name, "fmbench.zoo.card")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

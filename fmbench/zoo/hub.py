@@ -63,16 +63,18 @@ class HubEntry:
         Raises ValueError in one line for weights that are not what the recipe pins (a wrong download is deleted), for weights that are no
         safetensors, and what :func:`fmbench.storage.repository.fetch` raises.
         """
-        pinned = self.entry.recipe.weights
-        if pinned is None or pinned.source is not None:
+        pins = [pinned for pinned in self.entry.recipe.pins if pinned.source is None]
+        if not pins:
             return self.entry
-        if not repository.is_here(self.address, [pinned.file]):
+        if not repository.is_here(self.address, [pinned.file for pinned in pins]):
             files = self.listed or repository.listing(self.address)
-            require_announced(files.get(pinned.file), pinned, self.address)
-            names = (RECIPE, pinned.file, *_beside(files))
+            for pinned in pins:
+                require_announced(files.get(pinned.file), pinned, self.address)
+            names = (RECIPE, *(pinned.file for pinned in pins), *_beside(files))
             repository.fetch(self.address, {name: files[name].bytes for name in names})
-        repository.fetch(self.address, {pinned.file: pinned.bytes})
-        require_pinned(self.entry.folder / pinned.file, pinned, self.address)
+        repository.fetch(self.address, {pinned.file: pinned.bytes for pinned in pins})
+        for pinned in pins:
+            require_pinned(self.entry.folder / pinned.file, pinned, self.address)
         return self.entry
 
     def trusted_code(self) -> str:
@@ -141,8 +143,8 @@ def find(text: str) -> HubEntry:
         recipe = read(folder / RECIPE)
     except ValueError as error:
         raise ValueError(str(error).replace(str(folder / RECIPE), f"{address}: {RECIPE}")) from None
-    if recipe.weights is not None:
-        require_safe(recipe.weights.file, str(address))
+    for pinned in recipe.pins:
+        require_safe(pinned.file, str(address))
     name = check_name(address.repo.replace("/", "--"), f"the entry of {address}")
     return HubEntry(asked, address, Entry(f"{recipe.task}/{name}", folder, recipe), files)
 

@@ -9,7 +9,8 @@ import torch
 
 from fmbench.execution.foreign import foreign
 from fmbench.methods.base import Method
-from fmbench.records.recipe import MOST_PARAMETERS, Weights, closed
+from fmbench.records.pins import MOST_PARAMETERS, Weights
+from fmbench.records.recipe import closed
 from fmbench.registry import METHODS, TOOLS, file_class
 from fmbench.tasks.base import Task
 from fmbench.zoo import saving

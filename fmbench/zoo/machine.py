@@ -124,11 +124,11 @@ def _entry(entry: catalogue.Entry) -> Need:
     """An entry of the zoo or a folder."""
 
     def fetch() -> Mapping[str, Path]:
-        pinned = entry.recipe.weights
         files = {n: entry.folder / n for n in (hub.RECIPE, *hub.BESIDE) if (entry.folder / n).is_file()}
-        if pinned is not None:
-            entry.read_weights()
-            files[pinned.file] = entry.weights_here()
+        for one in entry.trainings:
+            if one.recipe.weights is not None:
+                one.read_weights()
+                files[one.recipe.weights.file] = one.weights_here()
         return {f"{ZOO}/{entry.name}/{name}": path for name, path in files.items()}
 
     return Need("entry", entry.name, fetch)
@@ -138,8 +138,8 @@ def _repository(found: hub.HubEntry) -> Need:
     """An entry on the Hub, whose recipe has been read."""
 
     def fetch() -> Mapping[str, Path]:
-        entry, pinned = found.fetch(), found.entry.recipe.weights
-        names = [hub.RECIPE, *hub.BESIDE, *([pinned.file] if pinned else [])]
+        entry = found.fetch()
+        names = [hub.RECIPE, *hub.BESIDE, *(pinned.file for pinned in found.entry.recipe.pins)]
         there = {n: entry.folder / n for n in names if (entry.folder / n).is_file()}
         return {f"{REPOSITORIES}/{found.address.repo}/{found.address.revision}/{n}": p for n, p in there.items()}
 

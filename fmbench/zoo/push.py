@@ -82,14 +82,15 @@ def content(
     entry, recipe = named.entry, named.entry.recipe
     if recipe.weights is None:
         raise ValueError(f"{entry.name} has no weights to publish")
-    require_safe(recipe.weights.file, entry.name)
+    for pinned in recipe.pins:
+        require_safe(pinned.file, entry.name)
     model = named.load()
     found = _results(results, recipe.weights.sha256)
     pictures = _pictures(model, entry.folder)
     card = hub_card(repo, recipe, model.method, model.task, tuple(pictures), found.values())  # type: ignore[arg-type]
     files: dict[str, bytes | Path] = {
-        "recipe.toml": entry.folder / "recipe.toml",
-        recipe.weights.file: entry.weights_here(),
+        "recipe.toml": recipe.to_toml().encode(),
+        **{one.recipe.weights.file: one.weights_here() for one in entry.trainings if one.recipe.weights},
         "README.md": card.encode(),
         **pictures,
         **{f"results/{result.benchmark['name']}.json": path for path, result in found.items()},

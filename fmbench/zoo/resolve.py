@@ -15,7 +15,7 @@ from fmbench import moved
 from fmbench.registry import TASKS, UnknownName, file_class, nearest
 from fmbench.storage.repository import PREFIX
 from fmbench.zoo import hub
-from fmbench.zoo.catalogue import LOCAL_ENTRIES, Entry, kebab, locate, open_folder, trained_here
+from fmbench.zoo.catalogue import LOCAL_ENTRIES, Entry, kebab, located, open_folder, trained_here
 from fmbench.zoo.hub import HubEntry
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Resolved:
 def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
     """Resolve ``task/entry``, a folder, ``hf:owner/name@revision``, or ``path/to/file.py:Class`` for ``task`` or its only one.
 
+    ``task/entry@K`` and ``folder@K`` name one training of an entry that has several, counted from 0; without it the first is meant.
     A folder whose recipe cannot be read has ``damage`` set, so that a run of many reports it in its turn. Raises UnknownName,
     FileNotFoundError, or ValueError in one line for a string that names several, which shows them, or that names a model of another task.
     """
@@ -92,11 +93,12 @@ def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
     parts = file_class(spec)
     if parts is not None:
         return _code(spec, *parts, task)
-    folder, name = locate(spec)
+    folder, name, training = located(spec)
     try:
         entry = open_folder(folder, name)
     except (ValueError, OSError) as error:
         return Resolved(spec, spec, None, damage=error)
+    entry = entry if training is None else entry.training(training)
     if task not in (None, entry.recipe.task):
         raise ValueError(f"{spec} is for task {entry.recipe.task}, not {task}")
     return Resolved(spec, entry.name, entry.recipe.task, entry)

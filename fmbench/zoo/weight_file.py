@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from fmbench.execution.foreign import foreign
-from fmbench.records.recipe import MOST_BYTES, Weights
+from fmbench.records.pins import MOST_BYTES, Weights
 from fmbench.storage.files import sha256
 from fmbench.storage.readers import MEBIBYTE, read_bytes
 

@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fmbench.cli import main
-from fmbench.records.recipe import MOST_PARAMETERS, MOST_STEPS, Recipe, read
+from fmbench.records.pins import MOST_PARAMETERS
+from fmbench.records.recipe import MOST_STEPS, Recipe, read
 from fmbench.training.run import CHECKPOINT, train
 from fmbench.zoo import catalogue
 from fmbench.zoo.resolve import load
