@@ -9,6 +9,7 @@ from typing import Any
 
 from fmbench.records.metric import METRICS
 from fmbench.records.names import check_name
+from fmbench.records.pins import MOST_REPLICATES
 from fmbench.records.recipe import check_table
 from fmbench.records.sampler import MOST_STEPS, Sampler
 from fmbench.registry import SOLVERS, TASKS, UnknownName, nearest
@@ -31,6 +32,7 @@ class Protocol:
         flow: ``samples`` and ``steps`` of the reference solve; ``probes`` points and ``probe_steps`` for metrics that look at the field itself.
         latency: ``batches``, sizes in rising order, and ``seconds`` for each, by sampler.
         rank: primary metric by task kind or task name, and ``steps``, the budget at which entries are ranked.
+        trainings: how many trainings of an entry that has several are evaluated.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Protocol:
     flow: Mapping[str, int]
     latency: Mapping[str, Any]
     rank: Mapping[str, Any]
+    trainings: int = 1
     sha256: str = field(default="", compare=False)
 
 
@@ -53,6 +56,7 @@ _KEYS: dict[str, Any] = {
     "name": str, "version": int, "summary": str, "tasks": tuple[str, ...], "samples": int, "seeds": tuple[int, ...],
     "samplers": tuple[dict, ...], "metrics": tuple[str, ...], "flow": dict, "latency": dict, "rank": dict,
 }  # fmt: skip
+_OPTIONAL = {"trainings": int}
 _READ_NO_MORE = {"keeps": tuple[str, ...]}
 """Keys of earlier versions of fmbench: allowed, because a protocol's hash is that of its whole content, and without effect."""
 _TABLES = {
@@ -134,7 +138,7 @@ def check_rank(table: Mapping[str, Any], tasks: Sequence[str], where: str) -> No
 
 def parse(content: Mapping[str, Any], where: str) -> Protocol:
     """Build a protocol from parsed TOML. Raises ValueError naming file, key and what is allowed."""
-    check_table(content, _KEYS | _READ_NO_MORE, where)
+    check_table(content, _KEYS | _OPTIONAL | _READ_NO_MORE, where)
     if missing := [key for key in _KEYS if key not in content]:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
     for table, keys in _TABLES.items():
@@ -144,6 +148,8 @@ def parse(content: Mapping[str, Any], where: str) -> Protocol:
     check_name(content["name"], f"the benchmark of {where}")
     _count(content["version"], f"{where}: version")
     _count(content["samples"], f"{where}: samples")
+    trainings = content.get("trainings", 1)
+    _count(trainings, f"{where}: trainings", 1, 1 + MOST_REPLICATES)
     for seed in content["seeds"]:
         _count(seed, f"{where}: seeds", 0, 2**32 - 1)
     for key in ("tasks", "seeds", "metrics"):
@@ -156,7 +162,7 @@ def parse(content: Mapping[str, Any], where: str) -> Protocol:
     check_rank(content["rank"], content["tasks"], f"{where} [rank]")
     fields: dict[str, Any] = {k: tuple(content[k]) if k in ("tasks", "seeds", "metrics") else content[k] for k in _KEYS}
     fields["samplers"] = _samplers(content["samplers"], f"{where} [[samplers]]")
-    return Protocol(**fields, sha256=fingerprint(content))
+    return Protocol(**fields, trainings=trainings, sha256=fingerprint(content))
 
 
 def read(name: str | Path) -> Protocol:

@@ -39,12 +39,19 @@ class Standing:
         interval: its stated 95 % interval; the value twice without one.
         units: raw values (trainings, units), None where there are fewer than three.
         groups: whether the units are groups of rows that were left out, not seeds.
+        wholes: with groups, the value of every training on all of its rows, (trainings,).
     """
 
     value: float
     interval: tuple[float, float]
     units: np.ndarray | None = None
     groups: bool = False
+    wholes: np.ndarray | None = None
+
+    @property
+    def each(self) -> np.ndarray:
+        """The stated value of every training, (trainings,)."""
+        return np.array([self.value]) if self.wholes is None else self.wholes
 
     @property
     def claim(self) -> str:
@@ -81,7 +88,7 @@ class Ranks:
 def replicates(estimate: Estimate) -> np.ndarray | None:
     """Raw values behind an interval, (trainings, units), None where too few are recorded."""
     raw = estimate.details.get("per_seed") or estimate.replicates
-    if len(raw) < FEWEST:
+    if not len(raw):
         return None
     units = np.atleast_2d(np.asarray(raw, dtype=np.float64))
     return units if units.shape[-1] >= FEWEST else None
@@ -94,17 +101,22 @@ def standing(estimate: Estimate) -> Standing:
     units = replicates(estimate)
     groups = "per_seed" not in estimate.details
     value = estimate.value if units is None or groups else float(units.mean())
-    return Standing(value, interval, units, groups)
+    wholes = np.atleast_1d(np.asarray(estimate.details.get("per_training", estimate.value), dtype=np.float64))
+    return Standing(value, interval, units, groups, wholes if groups and units is not None else None)
 
 
 def incomplete(of: Standing) -> str | None:
     """The reason why an entry cannot be compared by its raw values; None when it can, or has none."""
     if of.units is None or not of.groups:
         return None
-    whole, without = of.value, of.units.mean(0)
-    error = np.sqrt((len(without) - 1) * without.var())
-    if abs(whole - without.mean()) <= DRIFT * abs(whole) + 3 * error:
-        return None
+    for whole, without in zip(of.each, of.units, strict=True):
+        error = np.sqrt((len(without) - 1) * without.var())
+        if abs(whole - without.mean()) > DRIFT * abs(whole) + 3 * error:
+            return _drifted(whole, without)
+    return None
+
+
+def _drifted(whole: float, without: np.ndarray) -> str:
     return f"its value {whole:.6g} does not belong to its values without a group, {without.min():.6g} to {without.max():.6g}"
 
 
@@ -119,7 +131,7 @@ def _logarithmic(standings: Sequence[Standing], info: Metric) -> bool:
     if not positive_distance(info):
         return False
     units = [s.units for s in standings if s.units is not None]
-    return all((u > 0).all() for u in units) and all(s.value > 0 for s in standings if s.groups)
+    return all((u > 0).all() for u in units) and all((s.each > 0).all() for s in standings if s.groups)
 
 
 def _scaled(of: Standing, log: bool) -> np.ndarray:
@@ -128,7 +140,7 @@ def _scaled(of: Standing, log: bool) -> np.ndarray:
     y = np.log(of.units) if log else of.units
     if not of.groups:
         return y
-    whole = np.log(of.value) if log else of.value
+    whole = (np.log(of.each) if log else of.each)[:, None]
     return whole - (y.shape[-1] - 1) * (y - y.mean(-1, keepdims=True))
 
 

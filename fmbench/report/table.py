@@ -15,6 +15,7 @@ from fmbench.report.judging import Judged, families, judge, metric_info
 from fmbench.report.ranking import PRIMARY, STEPS, primary_metric
 from fmbench.report.samplers import labels_of, samplers_of
 from fmbench.report.standings import compare
+from fmbench.report.trainings import joined_trainings
 
 
 class TableKey(NamedTuple):
@@ -185,6 +186,7 @@ def _failures(judged: Sequence[Judged], labels: Mapping[Sampler, str]) -> list[N
 
 
 def _table(key: TableKey, results: Sequence[Result], budget: int, primary: str) -> Table:
+    results = joined_trainings(results)
     labels = labels_of(samplers_of(results))
     metrics = sample_metrics(results, primary)
     judged, ranked = judge(results, primary, budget, list(labels))

@@ -6,8 +6,8 @@ from functools import cache
 
 
 @cache
-def t95(freedom: int) -> float:
-    """97.5 % quantile of Student's t with ``freedom`` degrees: half-width of a 95 % interval in standard errors."""
+def t95(freedom: float) -> float:
+    """97.5 % quantile of Student's t with ``freedom`` degrees, whole or not: half-width of a 95 % interval in standard errors."""
     # The same number as scipy.stats.t.ppf, whose import alone takes half a second.
     from scipy.special import stdtrit
 

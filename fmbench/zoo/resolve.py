@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fmbench import moved
@@ -59,6 +59,15 @@ class Resolved:
     def runs_remote_code(self) -> bool:
         """Whether it is code of a repository on the Hub, which its user trusts in this process only."""
         return self.hub is not None and self.hub.code is not None
+
+    def trainings(self, most: int) -> list[Resolved]:
+        """Up to ``most`` trainings of an entry that has several, each as a thing of its own; else this one, unchanged."""
+        if self.found is None or self.hub is not None or self.code is not None or self.found.recipe.trainings < 2:
+            return [self]
+        return [
+            replace(self, spec=f"{self.spec}@{index}" if index else self.spec, name=one.name, found=one)
+            for index, one in enumerate(self.found.trainings[:most])
+        ]
 
     def load(self, device: str = "cpu", trust_remote_code: bool = False) -> Model:
         """The model on a device, in evaluation mode. Raises the damage, and ValueError or FileNotFoundError in one line.
