@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fmbench.records.aliases import others
 from fmbench.records.metric import Metric
 from fmbench.records.result import Result, Row
 from fmbench.records.sampler import Sampler
@@ -108,7 +109,7 @@ def families(judged: Sequence[Judged], standing_of: Callable[[Judged], Standing 
 
 
 def _named(judged: Sequence[Judged]) -> None:
-    short = [clean(j.result.entry) for j in judged]
+    short = [joined([clean(j.result.entry), *map(clean, others(str(j.result.model["name"])))]) for j in judged]
     bearers = Counter(short)
     for j, label in zip(judged, short, strict=True):
         j.label = clean(j.result.model["name"]) if bearers[label] > 1 else label

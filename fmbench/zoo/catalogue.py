@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmbench import registry
+from fmbench.records.aliases import canonical
 from fmbench.records.metric import METRICS
 from fmbench.records.names import check_entry_name, split_training, training_name
 from fmbench.records.recipe import Recipe, read
@@ -145,12 +146,16 @@ def _zoo() -> dict[str, Path]:
 def locate(spec: str) -> tuple[Path, str | None]:
     """The folder that ``task/entry`` of the zoo or a path names, and its name where it is bundled; nothing in it is read.
 
+    Another name of an entry (:mod:`fmbench.records.aliases`) leads to that entry, unless a folder has it.
+
     Raises UnknownName, FileNotFoundError for a folder without a recipe, ValueError for a string that is both and not the same.
     """
     if not spec.strip() or "\0" in spec:
         raise ValueError(f"{spec!r} names no entry; give task/entry or a folder")
     folder, bundled = Path(spec), data_folder("zoo") / spec
     is_folder, is_name = (folder / "recipe.toml").is_file(), bool(_NAME.fullmatch(spec))
+    if is_name and not is_folder and (own := canonical(spec)) != spec:
+        return locate(own)
     if is_name and not (bundled / "recipe.toml").is_file():
         bundled = imported_zoo() / spec
     is_bundled = is_name and (bundled / "recipe.toml").is_file()
