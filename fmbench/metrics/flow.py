@@ -26,12 +26,12 @@ from torch import Tensor
 from fmbench import moved
 from fmbench.metrics.evidence import Evidence
 from fmbench.metrics.trajectories import Trajectories, concatenate  # noqa: F401 (what solves give, and how parts are joined)
-from fmbench.records.ranges import NON_NEGATIVE
+from fmbench.records.ranges import AT_LEAST_MINUS_ONE, NON_NEGATIVE
 from fmbench.records.result import Estimate
 from fmbench.shapes import Points, Velocity, squared_norm
 from fmbench.solvers.base import cosine_grid, uniform_grid
 from fmbench.solvers.rk4 import RK4
-from fmbench.statistics.intervals import enclosing, mean_estimate
+from fmbench.statistics.intervals import enclosing, mean_estimate, skewed_interval
 
 
 def clenshaw_curtis(steps: int) -> tuple[Tensor, Tensor]:
@@ -128,8 +128,10 @@ def _integral(
         return estimate
     error = abs(float((fine(solve) - coarse(solve)).mean()))
     assert estimate.value is not None
-    widened = enclosing(estimate.value, estimate.ci[0] - error, estimate.ci[1] + error, NON_NEGATIVE)
-    return replace(estimate, ci=widened, details={**estimate.details, "quadrature_error": error})
+    low, high = skewed_interval(fine(solve))
+    widened = enclosing(estimate.value, low - error, high + error, NON_NEGATIVE)
+    more = {"quadrature_error": error, "resolution": solve.resolution}
+    return replace(estimate, ci=widened, details={**estimate.details, **more})
 
 
 def straightness(evidence: Evidence) -> Estimate:
@@ -159,18 +161,21 @@ def transport_cost(evidence: Evidence) -> Estimate:
 
 
 def normalized_path_energy(evidence: Evidence) -> Estimate:
-    """NPE = |PE - W2^2| / W2^2 (2302.00482), W2^2 that of the task and not of the samples."""
+    """NPE = (PE - W2^2) / W2^2, W2^2 that of the task and not of the samples; 2302.00482 gives its absolute value.
+
+    Below 0 the flow moves less than any that reaches the target: it does not arrive.
+    """
     w2, width = evidence.w2_squared
     if not w2 > 0:
         return Estimate.missing("source and target of this task are at distance 0, so there is nothing to divide by")
     energy = path_energy(evidence)
     assert energy.value is not None
-    value, details = abs(energy.value - w2) / w2, {**energy.details, "w2_squared": w2}
+    value, details = (energy.value - w2) / w2, {**energy.details, "w2_squared": w2}
     if energy.ci is None:
         return Estimate(value, None, energy.n, details=details)
     # The interval covers the sampling error of PE and the half-width of the W2^2 constant.
     half = ((energy.ci[1] - energy.value) ** 2 + (width * (1 + value)) ** 2) ** 0.5 / w2
-    return Estimate(value, enclosing(value, value - half, value + half, NON_NEGATIVE), energy.n, details=details)
+    return Estimate(value, enclosing(value, value - half, value + half, AT_LEAST_MINUS_ONE), energy.n, details=details)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,8 @@ from fmbench.statistics.samples import checked, checked_samples, refuse_vanishin
 
 ROUND_OFF = 1e-8
 """Asymmetry and negative curvature of a covariance that pass for round-off, relative to its largest entry."""
+POINTS = 15
+"""Sample sizes that FID_infinity is extrapolated from."""
 EXTREME = (1e-70, 1e70)
 """Covariances whose largest entry lies outside are scaled before they are multiplied."""
 
@@ -147,7 +149,7 @@ def fid_infinity(
     features: np.ndarray,
     reference: Moments,
     seed: int = 0,
-    points: int = 15,
+    points: int = POINTS,
     smallest: int | None = None,
     factored: Factored | None = None,
 ) -> float:
@@ -155,13 +157,14 @@ def fid_infinity(
     FID_infinity).
 
     The bias of the estimate is proportional to 1/n. The distance is computed for ``points`` evenly spaced sample sizes
-    from ``smallest`` to n, each on a fresh random subset, and the least-squares line in 1/n is read off at 0. The bias
-    from the finite reference stays. The result can be slightly negative for a perfect model.
+    from ``smallest`` to n, and the least-squares line in 1/n is read off at 0. The bias from the finite reference stays. The
+    result can be slightly negative for a perfect model. The subsets are nested, the first rows of one random order: with fresh
+    ones, as in the paper, each call draws noise of its own, which a jackknife over calls takes for that of the samples.
 
     Args:
         features: (n, d) features of generated samples.
         reference: moments of the real features.
-        seed: seed of the subsets.
+        seed: seed of the order.
         points: number of sample sizes.
         smallest: smallest size, n / 10 by default (the paper's 5,000 of 50,000). Below d the 1/n law does not hold.
         factored: covariance of the reference factored, where that is done already.
@@ -179,9 +182,16 @@ def fid_infinity(
         raise ValueError(f"points must be at least 2 to fit a line, got {points}")
     if not 2 <= smallest < n:
         raise ValueError(f"smallest must be at least 2 and less than the {n} samples given, got {smallest}")
-    rng = np.random.default_rng(seed)
-    sizes = np.linspace(smallest, n, points).round().astype(int)
-    subsets = (features[rng.permutation(n)[:size]] for size in sizes)
+    shuffled = features[np.random.default_rng(seed).permutation(n)]
+    return _extrapolated(shuffled, reference, smallest, points, factored)
+
+
+def _extrapolated(
+    shuffled: np.ndarray, reference: Moments, smallest: int, points: int, factored: Factored | None
+) -> float:
+    """The line through the distances of the first ``smallest`` to all rows, at 1/n = 0."""
+    sizes = np.linspace(smallest, len(shuffled), points).round().astype(int)
+    subsets = (shuffled[:size] for size in sizes)
     distances = np.array([between(Moments.of(subset), reference, factored=factored) for subset in subsets])
     largest = float(distances.max())
     unit = largest if largest > EXTREME[1] else 1.0
@@ -204,7 +214,18 @@ def measure(evidence: Evidence) -> Estimate:
     and 6, n = 100: 94 to 96 % with a fixed reference, 93 to 98 % with a fresh one; conservative, 99.7 %, when both
     distributions and the reference's randomness agree. With several evaluation seeds theirs replaces it.
     """
-    features, reference, fresh_reference = evidence.features, evidence.real.moments, evidence.fresh_reference
+    return _measured(evidence, evidence.features)
+
+
+def measure_at_heldout(evidence: Evidence) -> Estimate:
+    """The same of as many samples as the task has held-out points, the first ones: every FID falls with n, so this is the number that can be
+    compared with that of real data, of which there are no more."""
+    return _measured(evidence, evidence.features[: len(evidence.heldout)])
+
+
+def _measured(evidence: Evidence, features: np.ndarray) -> Estimate:
+    """Frechet distance of some features to the reference with its interval."""
+    reference, fresh_reference = evidence.real.moments, evidence.fresh_reference
     m = evidence.real.n
     if min(len(features), len(features) if m is None else m) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {len(features)} generated and {m} real")
@@ -229,11 +250,18 @@ def measure(evidence: Evidence) -> Estimate:
 
 
 def measure_infinity(evidence: Evidence) -> Estimate:
-    """FID_infinity of the features of generated samples, delete-a-group jackknife interval over them from a single evaluation seed."""
+    """FID_infinity of the features of generated samples, delete-a-group jackknife interval over them from a single evaluation seed.
+
+    All replicates use one order of the samples, so that they differ by the group that is left out and by nothing else.
+    """
     features, _ = checked_samples(evidence.features, evidence.reference_features, least=3)
     reference, factored = evidence.real.moments, _reference_factored(evidence)
+    order = np.random.default_rng(evidence.seed).permutation(len(features))
 
     def extrapolated(rows: np.ndarray) -> float:
-        return fid_infinity(features[rows], reference, evidence.seed, factored=factored)
+        kept = np.zeros(len(features), dtype=bool)
+        kept[rows] = True
+        shuffled = features[order[kept[order]]]
+        return _extrapolated(shuffled, reference, max(len(shuffled) // 10, 2), POINTS, factored)
 
     return jackknife_estimate(extrapolated, len(features), GROUPS if evidence.only_seed else 1, **evidence.details)

@@ -195,11 +195,17 @@ def measure(evidence: Evidence) -> Estimate:
 
 
 def measure_ct(evidence: Evidence) -> Estimate:
-    """C_T score of samples against training and held-out data, in features where there are any; its own null is N(0, 1)."""
-    generated, train = evidence.quadratic
+    """C_T score of samples against all training and held-out data, in features where there are any; its own null is N(0, 1).
+
+    The held-out data themselves, the ``data`` row, are cut into two halves, every second row each, and one is scored against the other.
+    """
+    generated, train = evidence.compared
     held = evidence.heldout_features if evidence.in_features else evidence.heldout
-    at = evidence.device
-    known = lambda: evidence.real.once(f"cells {QUADRATIC}", lambda: Cells.of(train, held, device=at))  # noqa: E731
+    at, key = evidence.device, "cells"
+    if np.array_equal(evidence.samples, evidence.heldout):
+        generated, held, key = generated[::2], held[1::2], "cells of half"
+    generated = generated[:QUADRATIC]
+    known = lambda: evidence.real.once(key, lambda: Cells.of(train, held, device=at))  # noqa: E731
     score = ct_score(generated, train, held, known=known, device=at)
     return Estimate(score, (score - Z95, score + Z95), len(generated), details=evidence.details)
 

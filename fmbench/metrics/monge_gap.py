@@ -13,9 +13,14 @@ entropic cost of each set with itself, whatever the convention:
     M_eps(T) = E|x - T(x)|^2 - S_eps(mu, T#mu)
 
 Translations then score zero at every epsilon, and M_eps goes to M as epsilon goes to 0.
+
+Pairs (x_i, T(x_i)) of one sample give a lower bound: up to where points lie apart from each other the pairs themselves are the best plan, and a
+rotation by 0.05 rad scores 0.00001 instead of 0.0050 at n = 1,024. :func:`debiased_gap` compares independent samples instead.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +34,7 @@ from fmbench.transport.exact import wasserstein2
 from fmbench.transport.sinkhorn_newton import sinkhorn_newton
 
 GROUPS = 4
-LARGEST_GROUP = 1024
+LARGEST_GROUP = 512
 
 
 def monge_gap(x: np.ndarray, y_mapped: np.ndarray, epsilon: float | None = None) -> float:
@@ -51,17 +56,51 @@ def monge_gap(x: np.ndarray, y_mapped: np.ndarray, epsilon: float | None = None)
     return cost - sinkhorn_divergence(x, y, epsilon, sinkhorn_newton)
 
 
-def measure(evidence: Evidence) -> Estimate:
-    """Exact gap of the reference solve's map from noise to sample: mean over four groups of up to 1024 pairs, Student t over groups.
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """The largest mean of ``x_i . y_j`` over all pairings of two sets of centred points."""
+    return float((x**2).sum(axis=1).mean() + (y**2).sum(axis=1).mean() - wasserstein2(x, y) ** 2) / 2
 
-    A group sees only its own points, so in many dimensions, where a better pairing is hard to come by, the gap is underestimated.
+
+def debiased_gap(x: np.ndarray, y_mapped: np.ndarray) -> float:
+    """Monge gap of the map from row i of ``x`` to row i of ``y_mapped``, both (n, d), from two independent halves a and b of the pairs.
+
+    W2^2 is the second moments less twice the largest correlation C of any coupling, and the gap is 2 (C - E x.y), centred. C between finite
+    samples is too small; by how much is seen where it is known, between two samples of one distribution:
+
+        C = C(x_a, y_b) sqrt(E|x|^2 E|y|^2 / (C(x_a, x_b) C(y_a, y_b)))
+
+    Exact in expectation, up to 1/n, for translations, scalings and rotations of isotropic sets in any dimension. What is left for other maps
+    grows with the dimension: at n = 1,024 an optimal map of two modes (cost 16) scores 0.2 in 2, -1.9 in 16 and -15 in 64 dimensions, and
+    one that stretches half of the axes by 15 (cost 4.6, 37, 149) .01, 3.1 and 21. Raises ValueError for unusable or unpaired samples, fewer
+    than four pairs, or sets without extent.
+    """
+    x, y = checked_samples(x, y_mapped)
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"x and y_mapped must be at least 4 pairs, got {len(x)} and {len(y)} rows")
+    x, y, half = x - x.mean(axis=0), y - y.mean(axis=0), len(x) // 2
+    (xa, ya), (xb, yb) = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
+    own = _correlation(xa, xb) * _correlation(ya, yb)
+    if not own > 0:
+        raise ValueError("halves of the samples have no correlation to compare with; are all points the same?")
+    moments = float((x**2).sum(axis=1).mean() * (y**2).sum(axis=1).mean())
+    best = (_correlation(xa, yb) + _correlation(xb, ya)) / 2 * (moments / own) ** 0.5
+    return 2 * (best - float((x * y).sum(axis=1).mean()))
+
+
+def measure(evidence: Evidence) -> Estimate:
+    """Gap of the map from noise to sample over four groups of up to 1024 pairs: :func:`debiased_gap`, but no less than the bound
+    of :func:`monge_gap`. The interval, Student t over groups, reaches down to that bound: in many dimensions the truth may lie anywhere between.
     """
     solve = evidence.trajectories
-    size = min(LARGEST_GROUP, len(solve.start) // GROUPS)
-    if size < 2:
-        return Estimate.missing(f"{len(solve.start)} trajectories are too few for {GROUPS} groups of two")
+    size = 2 * min(LARGEST_GROUP, len(solve.start) // (2 * GROUPS))
+    if size < 4:
+        return Estimate.missing(f"{len(solve.start)} trajectories are too few for {GROUPS} groups of four")
     start, stop = (x.flatten(1).double().numpy() for x in (solve.start, solve.stop))
     rows = [slice(k * size, (k + 1) * size) for k in range(GROUPS)]
-    gaps = [Estimate(monge_gap(start[r], stop[r]), None, size, details=evidence.solver_details) for r in rows]
-    joint = over_seeds(gaps, NON_NEGATIVE)
-    return Estimate(joint.value, joint.ci, joint.n, details={**evidence.solver_details, "group": size, "plan": "exact"})
+    bounds = [monge_gap(start[r], stop[r]) for r in rows]
+    gaps = [max(debiased_gap(start[r], stop[r]), bound) for r, bound in zip(rows, bounds, strict=True)]
+    joint = over_seeds([Estimate(gap, None, size, details=evidence.solver_details) for gap in gaps], NON_NEGATIVE)
+    bound = float(np.mean(bounds))
+    details = {**evidence.solver_details, "group": size, "plan": "exact", "lower_bound": bound}
+    ci = joint.ci and (min(joint.ci[0], bound), joint.ci[1])
+    return replace(joint, ci=ci, details={**details, "resolution": solve.resolution})

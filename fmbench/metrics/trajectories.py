@@ -33,6 +33,11 @@ class Trajectories:
     residual: float
     steps: int
 
+    @property
+    def resolution(self) -> float:
+        """What float32 leaves of the mean energy, length^2: differences between energy and cost below it are rounding."""
+        return float(np.finfo(np.float32).eps * self.energy.mean())
+
 
 def concatenate(parts: list[Trajectories]) -> Trajectories:
     """Join reference solves of consecutive chunks."""

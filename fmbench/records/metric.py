@@ -16,7 +16,7 @@ from typing import Any
 
 from fmbench.execution.foreign import foreign
 from fmbench.records import needs as words
-from fmbench.records.ranges import KERNEL, NON_NEGATIVE, UNBOUNDED, UNIT, Range
+from fmbench.records.ranges import AT_LEAST_MINUS_ONE, KERNEL, NON_NEGATIVE, UNBOUNDED, UNIT, Range
 
 SCOPES = ("samples", "flow")
 CORE, EXTENDED = TIERS = ("core", "extended")
@@ -132,13 +132,18 @@ BUILT_IN: dict[str, Metric] = {
     ),
     "frechet_distance": Metric(
         "FD", "feature^2", "lower", "samples", ("image", "features"), ROOT,
-        "Frechet distance between Gaussians fitted to classifier features.",
+        "Frechet distance between Gaussians fitted to classifier features, given the reference and n.",
         "fmbench.metrics.frechet:measure", range=NON_NEGATIVE, default=True,
+    ),
+    "frechet_distance_at_heldout": Metric(
+        "FD n=data", "feature^2", "lower", "samples", ("image", "features", "heldout"), ROOT,
+        "Frechet distance of as many samples as there are held-out images, so that real data stand in the same column.",
+        "fmbench.metrics.frechet:measure_at_heldout", range=NON_NEGATIVE, default=True,
     ),
     "kernel_distance": Metric(
         "KD", "", "lower", "samples", FEATURES, ROOT,
-        "Unbiased squared MMD with the cubic kernel on classifier features (KID).",
-        "fmbench.metrics.kernel:measure", default=True,
+        "Unbiased squared MMD with the cubic kernel on classifier features (KID), an estimate of the distance between the distributions.",
+        "fmbench.metrics.kernel:measure", default=True, version=2,
     ),
     "precision": Metric(
         "P", "", "higher", "samples", REAL_IMAGES, SHARE,
@@ -177,8 +182,8 @@ BUILT_IN: dict[str, Metric] = {
     ),
     "frechet_distance_infinity": Metric(
         "FD inf", "feature^2", "lower", "samples", FEATURES, JACKKNIFE,
-        "Frechet distance extrapolated to infinitely many samples, free of its 1/n bias.",
-        "fmbench.metrics.frechet:measure_infinity", default=True,
+        "Frechet distance extrapolated to infinitely many samples, free of its 1/n bias, given the reference.",
+        "fmbench.metrics.frechet:measure_infinity", default=True, version=2,
     ),
     "inception_score": Metric(
         "IS", "", "higher", "samples", ("image", "logits"), SEEDS,
@@ -203,7 +208,7 @@ BUILT_IN: dict[str, Metric] = {
     "ct_score": Metric(
         "C_T", "", "neither", "samples", (*REAL_IMAGES, "heldout"), "its own null distribution N(0, 1)",
         "Mann-Whitney z score of nearest training distances against held-out data; far below 0 is copying.",
-        "fmbench.metrics.memorisation:measure_ct", default=True,
+        "fmbench.metrics.memorisation:measure_ct", default=True, version=2,
     ),
     "near_copies": Metric(
         "copies", "", "neither", "samples", (*REAL_IMAGES, "heldout"), SEEDS,
@@ -218,17 +223,17 @@ BUILT_IN: dict[str, Metric] = {
     "straightness": Metric(
         "S", "length^2", "lower", "flow", FIELD, MEAN,
         "Mean squared deviation of the velocity from the chord; 0 for straight paths.",
-        "fmbench.metrics.flow:straightness", range=NON_NEGATIVE,
+        "fmbench.metrics.flow:straightness", range=NON_NEGATIVE, version=2,
     ),
     "path_energy": Metric(
         "PE", "length^2", "lower", "flow", FIELD, MEAN,
         "Integral of the mean squared speed; equals S + cost.",
-        "fmbench.metrics.flow:path_energy", range=NON_NEGATIVE,
+        "fmbench.metrics.flow:path_energy", range=NON_NEGATIVE, version=2,
     ),
     "normalized_path_energy": Metric(
-        "NPE", "", "lower", "flow", ("vector", "w2_squared", "velocity"), MEAN,
-        "|PE - W2^2| / W2^2 of the task; 0 for optimal transport.",
-        "fmbench.metrics.flow:normalized_path_energy", range=NON_NEGATIVE,
+        "NPE", "", "neither", "flow", ("vector", "w2_squared", "velocity"), MEAN,
+        "(PE - W2^2) / W2^2 of the task; 0 for optimal transport, below 0 for a flow that does not arrive.",
+        "fmbench.metrics.flow:normalized_path_energy", range=AT_LEAST_MINUS_ONE, version=2,
     ),
     "transport_cost": Metric(
         "cost", "length^2", "lower", "flow", ("velocity|flow_map",), MEAN,
@@ -238,17 +243,17 @@ BUILT_IN: dict[str, Metric] = {
     "curvature": Metric(
         "curv", "length^2", "lower", "flow", FIELD, MEAN,
         "Integral of the mean squared acceleration Dv/Dt; 0 for constant speed lines.",
-        "fmbench.metrics.flow:curvature", range=NON_NEGATIVE,
+        "fmbench.metrics.flow:curvature", range=NON_NEGATIVE, version=2,
     ),
     "kinetic_energy": Metric(
         "KE", "length^2", "lower", "flow", FIELD, MEAN,
         "Half the path energy; at least W2^2 / 2.",
-        "fmbench.metrics.flow:kinetic_energy", range=NON_NEGATIVE, column=False,
+        "fmbench.metrics.flow:kinetic_energy", range=NON_NEGATIVE, column=False, version=2,
     ),
     "monge_gap": Metric(
         "Monge gap", "length^2", "lower", "flow", FIELD, "Student t over four groups of trajectories",
-        "Transport cost minus W2^2 between the same noise and samples; 0 for optimal maps.",
-        "fmbench.metrics.monge_gap:measure", range=NON_NEGATIVE,
+        "Transport cost minus W2^2 between independent noise and samples, debiased; 0 for optimal maps.",
+        "fmbench.metrics.monge_gap:measure", range=NON_NEGATIVE, version=2,
     ),
     "crossing": Metric(
         "V", "length^2", "lower", "flow", FIELD, MEAN,
@@ -288,7 +293,7 @@ BUILT_IN: dict[str, Metric] = {
     "bits_per_dimension": Metric(
         "BPD", "bits", "lower", "flow", ("image", "levels", *LIKELIHOOD), MEAN,
         "Negative log2-likelihood per pixel of held-out images, uniformly dequantised, Hutchinson trace.",
-        "fmbench.metrics.likelihood:measure_bits",
+        "fmbench.metrics.likelihood:measure_bits", version=2,
     ),
 }  # fmt: skip
 

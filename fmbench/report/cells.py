@@ -89,6 +89,10 @@ def estimate_cell(estimate: Estimate | None, unit: str = "") -> Cell:
             plain(estimate.value), estimate.value, f"{plain(estimate.value, 6)}{unit}, no interval, n = {estimate.n:,}"
         )
     low, high = estimate.ci
+    resolution = estimate.details.get("resolution")
+    if isinstance(resolution, float) and 0 < max(abs(low), abs(high)) < resolution:
+        note = f"below what float32 resolves here, {plain(resolution, 2)}{unit}; n = {estimate.n:,}"
+        return Cell(f"< {plain(resolution, 1)}", estimate.value, note)
     note = f"{plain(estimate.value, 6)}{unit}, 95 % interval {plain(low, 6)} to {plain(high, 6)}, n = {estimate.n:,}"
     return Cell(with_half_width(estimate.value, (high - low) / 2), estimate.value, note)
 

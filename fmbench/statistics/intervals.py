@@ -14,6 +14,7 @@ from fmbench.records.result import Estimate
 from fmbench.statistics.student import t95
 
 Z95 = 1.959963984540054
+MOST_SKEWED = 2.0
 GROUPS = 20
 """Groups of the delete-a-group jackknife."""
 
@@ -71,6 +72,30 @@ def mean_estimate(values: np.ndarray, bounds: Range = UNBOUNDED, **details: Any)
     half = t95(n - 1) * spread(values) / math.sqrt(n) if n > 1 else math.nan
     ci = enclosing(mean, mean - half, mean + half, bounds) if n > 1 else None
     return Estimate(mean, ci, n, details=details, replicates=means_without_groups(values))
+
+
+def skewed_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval for the expectation of skewed values, (n,), n >= 2: Student t on Hall's transformed scale (Hall, JRSSB 54, 1992).
+
+    The plain t interval of squared deviations, few of them large, lies too low: at n = 128 it covers 88 % for lognormal values of log-deviation
+    1, this one 92 %; for values without skewness both are the same. The skewness is that of the sample, at most 2: beyond, n values say little
+    about their tail.
+    """
+    n, error = len(values), spread(values) / math.sqrt(len(values))
+    mean, centred = float(values.mean()), values - values.mean()
+    scale = float(np.abs(centred).max())
+    if scale == 0:
+        return mean, mean
+    unit = centred / scale
+    skewness = float(np.clip((unit**3).mean() / (unit**2).mean() ** 1.5, -MOST_SKEWED, MOST_SKEWED))
+    a = skewness / math.sqrt(n)
+
+    def back(q: float) -> float:
+        """The studentised mean whose transform t + a t^2 / 3 + a^2 t^3 / 27 + a / 6 is q."""
+        return q if abs(a) < 1e-9 else 3 / a * (np.cbrt(1 + a * (q - a / 6)) - 1)
+
+    q = t95(n - 1)
+    return mean - error * float(back(q)), mean - error * float(back(-q))
 
 
 def wilson_interval(share: float, n: float) -> tuple[float, float]:

@@ -51,6 +51,17 @@ def _frechet() -> Iterator[Check]:
     yield sampled(name, f"bias at n = {n}, d = 1", 1 / n + 2 * (1 - c4), values, "1/n + 2 (1 - c4(n)), exact")
 
 
+def _frechet_at_heldout() -> Iterator[Check]:
+    name, d, n = "frechet_distance_at_heldout", 4, 200
+    reference = whitened(100, d, np.random.default_rng(3), ddof=1)
+    draws = [np.random.default_rng([seed, 7]).standard_normal((2000, d)) for seed in range(REPEATS)]
+    values = [on_samples(name, z, reference, heldout=np.zeros((n, d))) for z in draws]
+    whole = [on_samples("frechet_distance", z[:n], reference) for z in draws]
+    yield exact(
+        name, "first n of 2,000 samples", sum(whole), sum(values), "Frechet distance of these samples alone", 1e-9
+    )
+
+
 def _frechet_infinity() -> Iterator[Check]:
     name = "frechet_distance_infinity"
     for d in DIMENSIONS[:2]:
@@ -168,6 +179,7 @@ def _c2st() -> Iterator[Check]:
 
 CASES: dict[str, Callable[[], Iterator[Check]]] = {
     "frechet_distance": _frechet,
+    "frechet_distance_at_heldout": _frechet_at_heldout,
     "frechet_distance_infinity": _frechet_infinity,
     "kernel_distance": _kernel_distance,
     "mmd": _mmd,

@@ -181,6 +181,7 @@ def test_ranges_are_those_of_the_definitions() -> None:
     assert {info.range for info in METRICS.values()} == {
         (-math.inf, math.inf),
         (0, math.inf),
+        (-1, math.inf),
         (0, 1),
         (-2, 2),
         (1, math.inf),

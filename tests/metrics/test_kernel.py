@@ -54,7 +54,7 @@ def test_measure_is_the_brute_force_jackknife() -> None:
     x, y = pair(83, 70, 5)
     got = measure(of_samples(x, y, features=lambda a: a, extractor={"name": "id"}, sha256="hash"))
     value = kernel_distance(x, y)
-    partial = np.array([kernel_distance(x[kept], y) for kept, _ in deletions(len(x))])
+    partial = np.array([kernel_distance(x[a], y[b]) for a, b in deletions(len(x), len(y))])
     d = x.shape[1]
     with_itself = [(a @ a.T / d + 1) ** 3 for a in (x, y)]
     # All pairs, those of a sample with itself too, make a squared distance: what it adds to the unbiased value.
