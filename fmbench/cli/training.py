@@ -49,6 +49,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     from fmbench.records.names import check_name
     from fmbench.registry import TASKS, file_class
     from fmbench.zoo import catalogue
+    from fmbench.zoo.code import rule_parameters
     from fmbench.zoo.resolve import resolve
 
     settings = _settings(args)
@@ -62,7 +63,8 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
         _require_own_words(chosen, args)
     elif args.method and args.task:
         _, name = file_class(args.method) or ("", args.method)
-        chosen = recipe.closed(TASKS.resolve(args.task)(), args.method)
+        task = TASKS.resolve(args.task)()
+        chosen = recipe.closed(task, args.method, rule_parameters(args.method, task))
         folder = catalogue.kebab(name) + catalogue.CONDITIONAL * args.conditional
         out = catalogue.LOCAL_ENTRIES / check_name(args.task, "a task") / check_name(folder, "an entry")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -69,6 +69,11 @@ class Method(Flow):
         arguments = {k: v for k, v in net.items() if k != "name"}
         classes = task.num_classes if conditional else 0
         return create("nets", net["name"], shape=task.shape, num_classes=classes, **arguments)
+
+    @classmethod
+    def parameters_for(cls, task: Task) -> Mapping[str, Any]:  # noqa: ARG003
+        """Parameters that depend on the task, by a rule the method states; ``fmbench train --method`` writes them into the recipe."""
+        return {}
 
     def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
         """The source of minibatches: fresh source points and training data, independently paired."""
