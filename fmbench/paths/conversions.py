@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fmbench.paths.schedules import Schedule
+from fmbench.paths.schedules import Linear, Schedule
 from fmbench.shapes import Points, Times, like
 
 PREDICTS = ("velocity", "noise", "data", "score", "v", "edm")
@@ -78,13 +78,16 @@ def linear_velocity(
     The network is asked at the same ratio of data to noise, with x scaled as it knows it. Beyond the noisiest or the cleanest level that it
     knows it is asked there. Coefficients are float64, ``x`` and the result keep their dtype; float64 loses nothing but the last digits.
     """
-    low, high = schedule.span
+    sign = -1.0 if clock in schedule.reversed_by else 1.0
     wide = t.double()
+    if predicts == "velocity" and isinstance(schedule, Linear):
+        # Nothing to convert but the clock, up to both ends.
+        return sign * call(x, (schedule.shown(wide, clock) * time_scale).to(x))
+    low, high = schedule.span
     lam = (wide.log() - torch.log1p(-wide)).clamp(low, high)
     s = schedule.at(lam.cpu())
     a, m, da, dm = (like(c.to(x), x) for c in (*schedule.coefficients(s), *schedule.rates(s)))
     scaled = x * (a + m)
     out = call(scaled, (schedule.shown(s, clock) * time_scale).to(x))
-    sign = -1.0 if clock in schedule.reversed_by else 1.0
     data, noise = ends(out, scaled, a, m, predicts, (sign * da, sign * dm))
     return data - noise

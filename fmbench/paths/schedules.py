@@ -186,7 +186,8 @@ class VE(Schedule):
 class DDPM(Schedule):
     """A table of ``alphas_cumprod``, (N,), falling: a_k^2 = alphas_cumprod[k], a^2 + m^2 = 1, at the indices k = 0, ..., N - 1.
 
-    Between indices log(a / m) is interpolated linearly. Raises ValueError for a table that does not fall from below 1 to above 0.
+    Between indices log(a / m) is interpolated linearly; the index -1 is the data themselves, where samplers end. Raises ValueError for a table
+    that does not fall from below 1 to above 0.
     """
 
     clocks = ("index", "data_at_0")
@@ -219,7 +220,9 @@ class DDPM(Schedule):
     def coefficients(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Schedule`."""
         lam, _ = self._between(s)
-        return torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()
+        clean = s <= -1
+        a, m = torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()
+        return a.masked_fill(clean, 1.0), m.masked_fill(clean, 0.0)
 
     def rates(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Schedule`."""

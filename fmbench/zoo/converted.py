@@ -67,6 +67,14 @@ class Reading:
             raise ValueError(f"a grid must run from noise to data, got the shares of data {t[0]:.4g} to {t[-1]:.4g}")
         return t
 
+    def scale(self, steps: int) -> float:
+        """What turns a point of the linear path at the end of the grid into one of the network's own path: a + m there."""
+        assert self.grid is not None
+        given = self.grid(steps) if callable(self.grid) else self.grid
+        last = torch.as_tensor(given, dtype=torch.float64).flatten()[-1:]
+        a, m = self.schedule.coefficients(self.schedule.read(last, self.time))
+        return float(a + m)
+
 
 def reading(
     predicts: str, schedule: str | Schedule, time: str | None, time_scale: float, arguments: str, grid: Grid | None
@@ -100,10 +108,10 @@ class Deployed:
     reading: Reading
 
     def accepts(self, sampler: Sampler) -> str | None:
-        """A reason for other samplers than Euler, and for other numbers of steps than the grid has."""
+        """A reason for other solvers than euler and heun, and for other numbers of steps than the grid has."""
         if self.reading.grid is not None:
-            if sampler.solver != "euler" or sampler.steps is None:
-                return "this model was given a grid of times, which euler steps through"
+            if sampler.solver not in ("euler", "heun") or sampler.steps is None:
+                return "this model was given a grid of times, which euler and heun step through"
             try:
                 self.reading.times(sampler.steps)
             except ValueError as error:
@@ -111,21 +119,53 @@ class Deployed:
         return super().accepts(sampler)  # type: ignore[misc]
 
     def sample(self, draws: Draws, sampler: Sampler, cond: Condition | None = None) -> Points:
-        """Along the model's own grid: from its noisiest level, where the start points are scaled to that level, to its cleanest."""
+        """Along the model's own grid: from its noisiest level, where the start points are scaled to that level, to its cleanest.
+
+        A step of Euler is the same for all paths. Heun averages velocities, which are those of the linear path for networks on it, and
+        elsewhere the slopes of x / a by the noise level m / a, as in EDM, whose last step, to level 0, is one of Euler.
+        """
         if self.reading.grid is None:
             return super().sample(draws, sampler, cond)  # type: ignore[misc]
         if (reason := self.accepts(sampler)) is not None:
             raise ValueError(reason)
         cond = as_condition(cond)
         self.require_guidable(sampler.guidance, cond)  # type: ignore[attr-defined]
-        field = self.field(cond, sampler.guidance)  # type: ignore[attr-defined]
-        start = as_draws(draws).start()
+        field, start = self.field(cond, sampler.guidance), as_draws(draws).start()  # type: ignore[attr-defined]
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            at = torch.full((len(x),), t, dtype=start.dtype, device=x.device)
+            return field(x.to(start.dtype), at).double()
+
         times = self.reading.times(sampler.steps or 1).tolist()
+        step = (
+            _euler if sampler.solver == "euler" else _heun if type(self.reading.schedule) is Linear else _heun_by_level
+        )
         x = start.double() * (1 - times[0])
         for t, later in pairwise(times):
-            at = torch.full((len(x),), t, dtype=start.dtype, device=x.device)
-            x = x + (later - t) * field(x.to(start.dtype), at).double()
-        return x.to(start.dtype)
+            x = step(velocity, x, t, later)
+        return (x * self.reading.scale(sampler.steps or 1)).to(start.dtype)
+
+
+Field = Callable[[Tensor, float], Tensor]
+
+
+def _euler(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    return x + (later - t) * velocity(x, t)
+
+
+def _heun(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    first = velocity(x, t)
+    return x + (later - t) / 2 * (first + velocity(x + (later - t) * first, later))
+
+
+def _heun_by_level(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    """With y = x / t and the level (1 - t) / t: dy/dlevel is the predicted noise, x - t v."""
+    if later == 1:
+        return _euler(velocity, x, t, later)
+    y, gap = x / t, (1 - later) / later - (1 - t) / t
+    noise = x - t * velocity(x, t)
+    ahead = (y + gap * noise) * later
+    return (y + gap / 2 * (noise + ahead - later * velocity(ahead, later))) * later
 
 
 def said(out: Any) -> Any:
