@@ -98,7 +98,7 @@ def check_weights(weights: Weights, where: str) -> None:
     """Raise ValueError for a pin that no weight file can have, or whose file is not beside the recipe."""
     folders = weights.file.split("/")
     if len(folders) > 1 and weights.source is None:
-        raise ValueError(f"{where}: file {shown(weights.file)} must lie beside the recipe; only a source has folders")
+        check_name_in(f"{where}: file", weights.file, "a weight file")
     for part in folders:
         check_name_in(f"{where}: file", part, "a weight file")
     if not _SHA256.fullmatch(weights.sha256):
