@@ -68,6 +68,12 @@ METHODS = Registry(
         "rectified-flow": "fmbench.methods.rectified_flow:RectifiedFlow",
         "reflow": "fmbench.methods.rectified_flow:Reflow",
         "distill": "fmbench.methods.distill:Distill",
+        "meanflow": "fmbench.methods.meanflow:MeanFlow",
+        "imf": "fmbench.methods.imf:IMF",
+        "split-meanflow": "fmbench.methods.split_meanflow:SplitMeanFlow",
+        "shortcut": "fmbench.methods.shortcut:Shortcut",
+        "consistency": "fmbench.methods.consistency:Consistency",
+        "consistency-distill": "fmbench.methods.consistency:ConsistencyDistillation",
         "oracle": "fmbench.methods.oracle:Oracle",
     },
 )

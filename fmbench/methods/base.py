@@ -22,11 +22,18 @@ from fmbench.tasks.base import Task
 
 @dataclass(frozen=True)
 class Batch:
-    """One training minibatch: ``x0`` and ``x1`` of shape (batch, *shape), labels of ``x1`` or None."""
+    """One training minibatch.
+
+    Attributes:
+        x0, x1: source and data points, (batch, *shape).
+        labels: of ``x1``, or None.
+        progress: share of the training that is done, from 0 at the first step to almost 1, for losses with a schedule.
+    """
 
     x0: Points
     x1: Points
     labels: Labels | None = None
+    progress: float = 0.0
 
     @property
     def cond(self) -> Condition | None:
@@ -36,7 +43,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(self.x0.to(device), self.x1.to(device), labels)
+        return Batch(self.x0.to(device), self.x1.to(device), labels, self.progress)
 
 
 BatchSource = Callable[[torch.Generator], Batch]
