@@ -14,7 +14,7 @@ from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition, Points, Times, like
 
 
-class AverageVelocity(VelocityFlow, FlowMap):
+class AverageVelocity(FlowMap, VelocityFlow):
     """The mean ``u(x_r, r, t)`` of the velocity on the way from ``r`` to ``t >= r``, by a network of two times.
 
     ``euler`` jumps, once for each of its steps. Where both times are equal u is the velocity itself, so that every other solver integrates

@@ -20,11 +20,9 @@ class ConsistencyMap(FlowMap):
 
     def data(self, x: Points, t: Times, cond: Condition | None = None) -> Points:
         """f(x, t): the data point at the end of the trajectory through ``x`` at ``t``, (batch, *shape)."""
-        return x + like(1 - t, x) * evaluate(self.net, x, t, cond=cond)
+        return x + like(1 - t, x) * evaluate(self.net, x, t, cond=cond)  # type: ignore[arg-type]
 
-    def jump(
-        self, x: Points, r: Times, t: Times, cond: Condition | None = None, noise: Points | None = None
-    ) -> Points:
+    def jump(self, x: Points, r: Times, t: Times, cond: Condition | None = None, noise: Points | None = None) -> Points:
         """See :meth:`FlowMap.jump`; without ``noise`` the data point itself, at t = 1."""
         found = self.data(x, r, cond)
         return found if noise is None else like(1 - t, x) * noise + like(t, x) * found

@@ -57,11 +57,13 @@ class Method(Flow):
     ``[method]`` table), and implement :meth:`loss`; :meth:`sample` comes from the kind of flow that they are.
 
     Attributes:
+        objective: the loss as one equation, for ``fmbench info``.
         trains: False for a method that changes no weight: a schedule, a closed form.
         needs_base: whether it starts from a trained model, which a recipe names as ``teacher``.
         gaussian_source_only: whether the method is only defined when the source is N(0, I).
     """
 
+    objective: ClassVar[str] = ""
     trains: ClassVar[bool] = True
     needs_base: ClassVar[bool] = False
     gaussian_source_only: ClassVar[bool] = False

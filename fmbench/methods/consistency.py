@@ -81,8 +81,8 @@ class Consistency(ConsistencyMap, Method):
         generator.set_state(masks)
         with keyed_dropout(self.net, x_t.device, generator):
             error = squared_norm(self.data(x_t, t, self.known(batch)) - target) / size
-        # The smallest number keeps the gradient of the root finite where the two agree.
-        distance = (error + self.huber**2 + 1e-12).sqrt()
+        # A tiny number keeps the gradient of the root finite where the two agree.
+        distance = (error + self.huber**2 + 1e-24).sqrt()
         return (distance / ((1 - t) / t - (1 - s) / s)).mean()
 
     def known(self, batch: Batch) -> Condition | None:

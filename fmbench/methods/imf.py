@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fmbench.methods.base import Batch
 from fmbench.methods.meanflow import MeanFlow
-from fmbench.shapes import Points, Times
+from fmbench.shapes import Condition, Points, Times
 
 
 class IMF(MeanFlow):
@@ -30,7 +29,7 @@ class IMF(MeanFlow):
     reference = "arXiv:2512.02012"
     objective = "E w |u(x_r, r, t) - (t - r) sg(du/dr) - v|^2, du/dr = JVP of u along (u(x_r, r, r), 1, 0), v = x1 - x0"
 
-    def direction(self, x: Points, r: Times, v: Points, batch: Batch) -> Points:
+    def direction(self, x: Points, r: Times, v: Points, cond: Condition | None) -> Points:
         """The network's own velocity."""
         with torch.no_grad():
-            return self.average(x, r, r, self.known(batch))
+            return self.average(x, r, r, cond)

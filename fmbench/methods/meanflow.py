@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fmbench.methods.average_velocity import AverageVelocityMethod, require_share
+from fmbench.methods.average_velocity import AverageVelocityMethod, derivative, require_share
 from fmbench.methods.base import Batch, keyed_dropout
 from fmbench.methods.times import TimeLaw, adaptive
-from fmbench.shapes import Points, Times, like, squared_norm
+from fmbench.shapes import Condition, Points, Times, like, squared_norm
 
 
 class MeanFlow(AverageVelocityMethod):
@@ -23,8 +23,8 @@ class MeanFlow(AverageVelocityMethod):
     is flow matching.
 
     Pitfalls: the whole target is without gradient; another tangent, such as (v, 0, 0), learns no map at all. ``power`` of 1 or 0.75 is right
-    for images only (:func:`~fmbench.methods.times.adaptive`). One step costs about 2.2 times one of ``cfm``. Guidance inside the training
-    target is left out.
+    for images only (:func:`~fmbench.methods.times.adaptive`). A step costs about 2.2 times one of ``cfm`` on the rows with t != r.
+    Guidance inside the training target is left out.
 
     Args:
         net: network of two times.
@@ -36,7 +36,9 @@ class MeanFlow(AverageVelocityMethod):
 
     summary = "average velocity between two times, from its derivative along the path (JVP)"
     reference = "arXiv:2505.13447"
-    objective = "E w |u(x_r, r, t) - sg(v + (t - r) du/dr)|^2, du/dr = JVP of u along (v, 1, 0) in (x, r, t), v = x1 - x0"
+    objective = (
+        "E w |u(x_r, r, t) - sg(v + (t - r) du/dr)|^2, du/dr = JVP of u along (v, 1, 0) in (x, r, t), v = x1 - x0"
+    )
 
     def __init__(
         self,
@@ -54,19 +56,32 @@ class MeanFlow(AverageVelocityMethod):
             raise ValueError(f"[method] power must be at least 0 and floor positive, got {power} and {floor}")
         self.apart, self.law, self.power, self.floor = apart, TimeLaw(times, time_mean, time_std), power, floor
 
-    def direction(self, x: Points, r: Times, v: Points, batch: Batch) -> Points:
+    def direction(self, x: Points, r: Times, v: Points, cond: Condition | None) -> Points:
         """The velocity along which ``x`` is differentiated: the conditional one."""
         return v
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """See the class; divided by the number of dimensions."""
-        r, t = self.two_times(batch, self.apart, generator)
+        """See the class; divided by the number of dimensions. The derivative is taken where t != r only: elsewhere nothing comes of it."""
+        r, t = self.two_times(batch, generator)
         x_r, v = self.path.draw(batch.x0, batch.x1, r, generator)
-        along = self.direction(x_r, r, v, batch)
-        with keyed_dropout(self.net, x_r.device, generator):
-            u, change = torch.func.jvp(
-                lambda x, r: self.average(x, r, t, self.known(batch)), (x_r, r), (along, torch.ones_like(r))
-            )
-        target = v + like(t - r, v) * change
-        error = squared_norm(u - target.detach())
+        error = torch.cat(
+            [self.error(x_r[k], r[k], t[k], v[k], self.known(batch, k), generator) for k in self.halves(batch)]
+        )
         return (adaptive(error, self.power, self.floor) * error).mean() / v[0].numel()
+
+    def halves(self, batch: Batch) -> list[slice]:
+        """The rows with t != r and those with t = r, where there are any."""
+        count, every = self.mapped(batch), len(batch.x0)
+        return [rows for rows in (slice(0, count), slice(count, every)) if rows.start < rows.stop]
+
+    def error(
+        self, x: Points, r: Times, t: Times, v: Points, cond: Condition | None, generator: torch.Generator
+    ) -> Tensor:
+        """Squared error of the identity, (batch,)."""
+        if torch.equal(r, t):
+            with keyed_dropout(self.net, x.device, generator):
+                return squared_norm(self.average(x, r, t, cond) - v)
+        along = self.direction(x, r, v, cond)
+        with keyed_dropout(self.net, x.device, generator):
+            u, change = derivative(lambda x, r: self.average(x, r, t, cond), (x, r), (along, torch.ones_like(r)))
+        return squared_norm(u - (v + like(t - r, v) * change).detach())

@@ -33,7 +33,9 @@ class Shortcut(AverageVelocityMethod):
 
     summary = "average velocity over steps of 1, 1/2, 1/4, ..., each from two of half the length"
     reference = "arXiv:2410.12557"
-    objective = "E |s(x_t, t, 2d) - sg(s(x_t, t, d) + s(x_t + d s(x_t, t, d), t + d, d)) / 2|^2; at d = 0 E |s - (x1 - x0)|^2"
+    objective = (
+        "E |s(x_t, t, 2d) - sg(s(x_t, t, d) + s(x_t + d s(x_t, t, d), t + d, d)) / 2|^2; at d = 0 E |s - (x1 - x0)|^2"
+    )
 
     def __init__(self, net: nn.Module, apart: float = 0.25, finest: int = 128) -> None:
         super().__init__(net)
@@ -54,20 +56,23 @@ class Shortcut(AverageVelocityMethod):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """See the class; divided by the number of dimensions."""
-        t, half = (times.to(batch.x0.device) for times in self.steps(len(batch.x0), generator))
+        t, half = (times.to(batch.x0.device) for times in self.steps(batch, generator))
         x_t, v = self.path.draw(batch.x0, batch.x1, t, generator)
-        with torch.no_grad():
-            cond = self.known(batch)
-            first = self.average(x_t, t, t + half, cond)
-            second = self.average(x_t + like(half, v) * first, t + half, t + 2 * half, cond)
-            target = torch.where(like(half > 0, v), (first + second) / 2, v)
-        return per_dimension(self.trained(x_t, t, t + 2 * half, batch, generator), target)
+        if count := self.mapped(batch):
+            rows = slice(count)
+            v = torch.cat([self.of_two(x_t[rows], t[rows], half[rows], self.known(batch, rows)), v[count:]])
+        return per_dimension(self.trained(x_t, t, t + 2 * half, batch, generator), v)
 
-    def steps(self, count: int, generator: torch.Generator) -> tuple[Times, Times]:
-        """Times t and half steps d, (count,) each: t a multiple of 2d where d > 0, uniform where d = 0."""
-        levels = torch.randint(int(math.log2(self.finest)), (count,), generator=generator)
-        double = 0.5**levels
-        place = torch.rand(count, generator=generator)
-        short = torch.rand(count, generator=generator) < self.apart
-        t = torch.where(short, (place / double).floor() * double, place)
-        return t, torch.where(short, double / 2, torch.zeros(count))
+    @torch.no_grad()
+    def of_two(self, x: Points, t: Times, d: Times, cond: Condition | None) -> Points:
+        """The average over two steps of d."""
+        first = self.average(x, t, t + d, cond)
+        return (first + self.average(x + like(d, x) * first, t + d, t + 2 * d, cond)) / 2
+
+    def steps(self, batch: Batch, generator: torch.Generator) -> tuple[Times, Times]:
+        """Times t and half steps d, (batch,) each: t a multiple of 2d in the first rows, uniform with d = 0 in all others."""
+        count = len(batch.x0)
+        double = 0.5 ** torch.randint(int(math.log2(self.finest)), (count,), generator=generator)
+        place, apart = torch.rand(count, generator=generator), torch.arange(count) < self.mapped(batch)
+        t = torch.where(apart, (place / double).floor() * double, place)
+        return t, torch.where(apart, double / 2, torch.zeros(count))

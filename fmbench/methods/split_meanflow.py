@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fmbench.methods.average_velocity import AverageVelocityMethod, per_dimension, require_share
 from fmbench.methods.base import Batch
 from fmbench.methods.times import TimeLaw
-from fmbench.shapes import like
+from fmbench.shapes import Condition, Points, Times, like
 
 
 class SplitMeanFlow(AverageVelocityMethod):
@@ -50,14 +50,18 @@ class SplitMeanFlow(AverageVelocityMethod):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """See the class; divided by the number of dimensions."""
-        r, t = self.two_times(batch, self.apart, generator)
+        r, t = self.two_times(batch, generator)
         part = torch.rand(len(r), generator=generator).to(r.device)
         x_r, v = self.path.draw(batch.x0, batch.x1, r, generator)
-        with torch.no_grad():
-            s, cond = r + part * (t - r), self.known(batch)
-            first = self.average(x_r, r, s, cond)
-            x_s = x_r + like(s - r, x_r) * first
-            second = self.average(x_s, s, t, cond)
-            both = like(part, v) * first + like(1 - part, v) * second
-            target = torch.where(like(t > r, v), both, v)
-        return per_dimension(self.trained(x_r, r, t, batch, generator), target)
+        if count := self.mapped(batch):
+            rows = slice(count)
+            v = torch.cat([self.of_two(x_r[rows], r[rows], t[rows], part[rows], self.known(batch, rows)), v[count:]])
+        return per_dimension(self.trained(x_r, r, t, batch, generator), v)
+
+    @torch.no_grad()
+    def of_two(self, x: Points, r: Times, t: Times, part: Times, cond: Condition | None) -> Points:
+        """The average over two jumps, the first of which is ``part`` of the way."""
+        s = r + part * (t - r)
+        first = self.average(x, r, s, cond)
+        second = self.average(x + like(s - r, x) * first, s, t, cond)
+        return like(part, x) * first + like(1 - part, x) * second

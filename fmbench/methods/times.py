@@ -20,6 +20,13 @@ MOST_SNR = 5.0
 """Signal-to-noise ratio at which ``min-snr`` stops growing (the gamma of 2303.09556)."""
 
 
+def one_of(parameter: str, value: str, allowed: tuple[str, ...]) -> str:
+    """The value. Raises ValueError, naming the parameter of the method, when it is not allowed."""
+    if value not in allowed:
+        raise ValueError(f"[method] {parameter} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
 @dataclass(frozen=True)
 class TimeLaw:
     """How times are drawn, ``uniform`` on [0, 1] or ``logit-normal``: ``log(t / (1 - t)) ~ N(mean, std^2)`` (2403.03206, section 3.1).
@@ -32,12 +39,9 @@ class TimeLaw:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.name not in LAWS:
-            raise ValueError(f"[method] times must be one of {', '.join(LAWS)}, got {self.name!r}")
+        one_of("times", self.name, LAWS)
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise ValueError(
-                f"[method] time_mean must be finite and time_std positive, got {self.mean} and {self.std}"
-            )
+            raise ValueError(f"[method] time_mean must be finite and time_std positive, got {self.mean} and {self.std}")
 
     def draw(self, count: int, generator: torch.Generator) -> Times:
         """Times, (count,), drawn on the CPU."""
@@ -58,10 +62,8 @@ def weights_at(t: Times, weighting: str) -> Tensor | None:
 
     On ``x_t = (1-t) x0 + t x1`` a velocity predicts the data point ``x_t + (1-t) v`` and the noise ``x_t - t v`` too: ``data`` and ``noise``
     weigh the errors of these equally at all times, ``min-snr`` that of the data by ``min(SNR, 5)`` with ``SNR = t^2 / (1-t)^2``
-    (2303.09556). Raises ValueError for another name.
+    (2303.09556).
     """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"[method] weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
     if weighting == "velocity":
         return None
     if weighting == "min-snr":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fmbench.features.classifier import Classifier
+from fmbench.flows.average_velocity import AverageVelocity
 from fmbench.methods.base import Batch, Method, VelocityMethod
 from fmbench.methods.cfm import CFM
 from fmbench.methods.fm import FM
@@ -20,6 +21,7 @@ from fmbench.nets.cnn import CNN
 from fmbench.nets.mlp import MLP
 from fmbench.noise import generator
 from fmbench.records.sampler import Sampler
+from fmbench.records.tables import parameters_of
 from fmbench.registry import METHODS, TASKS, trainable
 
 # What a method needs when it is not a velocity field on vectors: its task and network.
@@ -27,8 +29,12 @@ SPECIAL = {"classifier": ("digits", lambda: CNN((1, 8, 8), num_classes=10, chann
 TRAINED = [name for name in METHODS.all() if name != "oracle"]
 
 
-def vector_net() -> nn.Module:
-    return MLP((2,), width=16, depth=2)
+def vector_net(**more: bool) -> nn.Module:
+    return MLP((2,), width=16, depth=2, **more)
+
+
+def two_times() -> nn.Module:
+    return vector_net(second_time=True)
 
 
 @pytest.fixture
@@ -37,10 +43,11 @@ def make(seeded: Callable[..., nn.Module]) -> Callable[[str], tuple[Method, Call
 
     def build(name: str) -> tuple[Method, Callable[[torch.Generator], Batch]]:
         kind = trainable(name)
-        task_name, net = SPECIAL.get(name, ("gaussian-8gaussians", vector_net))
-        settings = {"pairs": 256} if kind.needs_base else {}
+        usual = two_times if issubclass(kind, AverageVelocity) else vector_net
+        task_name, net = SPECIAL.get(name, ("gaussian-8gaussians", usual))
+        settings = {"pairs": 256} if "pairs" in parameters_of(kind) else {}
         method = seeded(lambda: kind(net(), **settings))
-        teacher = seeded(lambda: CFM(net()), 1) if kind.needs_base else None
+        teacher = seeded(lambda: CFM(vector_net()), 1) if kind.needs_base else None
         return method, method.batches(TASKS.resolve(task_name)(), teacher, 64)
 
     return build
@@ -96,6 +103,7 @@ def test_listings_have_a_summary_and_a_reference(name: str) -> None:
     kind = METHODS.resolve(name)
     assert issubclass(kind, Method)
     assert kind.summary
+    assert kind.objective
     assert kind.reference.startswith("arXiv:") or name == "classifier"
 
 
