@@ -19,7 +19,7 @@ from fmbench.methods.sb_cfm import SBCFM
 from fmbench.methods.w_cfm import WCFM
 from fmbench.nets.cnn import CNN
 from fmbench.nets.mlp import MLP
-from fmbench.noise import generator
+from fmbench.noise import Draws, generator
 from fmbench.records.sampler import Sampler
 from fmbench.records.tables import parameters_of
 from fmbench.registry import METHODS, TASKS, trainable
@@ -45,7 +45,9 @@ def make(seeded: Callable[..., nn.Module]) -> Callable[[str], tuple[Method, Call
         kind = trainable(name)
         usual = two_times if issubclass(kind, AverageVelocity) else vector_net
         task_name, net = SPECIAL.get(name, ("gaussian-8gaussians", usual))
-        settings = {"pairs": 256} if "pairs" in parameters_of(kind) else {}
+        # A loss with adaptive weights, of power 1, is about 1 whatever the error is.
+        small = {"pairs": 256, "power": 0.0}
+        settings = {k: small[k] for k in small.keys() & parameters_of(kind, ("self", "net"))}
         method = seeded(lambda: kind(net(), **settings))
         teacher = seeded(lambda: CFM(vector_net()), 1) if kind.needs_base else None
         return method, method.batches(TASKS.resolve(task_name)(), teacher, 64)
@@ -95,7 +97,7 @@ def test_samples_are_shaped_like_noise_and_repeatable(name: str, make) -> None:
     first = method.sample(noise, budget)
     assert first.shape == noise.shape
     assert torch.equal(method.sample(noise, budget), first)
-    assert torch.allclose(method.sample(noise[2:], budget), first[2:], atol=1e-6)
+    assert torch.allclose(method.sample(Draws.given(noise).rows(2, 5), budget), first[2:], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.all()))
