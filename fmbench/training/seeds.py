@@ -13,8 +13,9 @@ from fmbench.records.pins import Replicate
 from fmbench.records.recipe import Recipe
 from fmbench.registry import file_class
 from fmbench.storage.files import write_atomic
-from fmbench.zoo.catalogue import Entry, find, open_folder
+from fmbench.zoo.catalogue import Entry, open_folder
 from fmbench.zoo.entry import write_card
+from fmbench.zoo.resolve import resolve
 
 WORKSPACES = ".trainings"
 """Folder inside that of an entry where its further trainings are made, until they are adopted."""
@@ -55,7 +56,7 @@ def _teacher(recipe: Recipe, index: int) -> str | None:
     name = recipe.teacher
     if name is None or index == 0 or name.startswith("hf:") or file_class(name) is not None:
         return name
-    return training_name(name, index) if index < find(name).recipe.trainings else name
+    return training_name(name, index) if index < resolve(name).entry.recipe.trainings else name
 
 
 def adopt(out: Path, finished: Path, kind: type[Method] | None = None) -> Entry:
@@ -88,7 +89,7 @@ def _require_same(entry: Entry, other: Entry) -> None:
     if entry.recipe.teacher is None:
         return
     taught = other.recipe.made.get("teacher_sha256")
-    if taught not in {pinned.sha256 for pinned in find(entry.recipe.teacher).recipe.pins}:
+    if taught not in {pinned.sha256 for pinned in resolve(entry.recipe.teacher).entry.recipe.pins}:
         raise ValueError(
             f"{other.folder} was taught by the weights {taught!s:.12}, which no training of {entry.recipe.teacher} has; "
             "give the teacher that training first"

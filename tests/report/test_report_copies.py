@@ -5,6 +5,7 @@ import dataclasses
 from results_factory import estimate, result, row, simple
 
 from fmbench.report.copies import Candidate, copies, joined
+from fmbench.report.judging import judge
 from fmbench.report.table import build
 
 ONE, TWO = "1" * 64, "2" * 64
