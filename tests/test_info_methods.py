@@ -18,7 +18,9 @@ def facts(name: str, capsys: pytest.CaptureFixture) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", ["meanflow", "imf", "split-meanflow", "shortcut", "consistency", "consistency-distill"])
+@pytest.mark.parametrize(
+    "name", ["meanflow", "imf", "split-meanflow", "shortcut", "consistency", "consistency-distill"]
+)
 def test_a_few_step_method_says_what_it_is(name: str, capsys: pytest.CaptureFixture) -> None:
     found = facts(name, capsys)
     assert found["reference"].startswith("arXiv:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -28,12 +28,14 @@ class Batch:
         x0, x1: source and data points, (batch, *shape).
         labels: of ``x1``, or None.
         progress: share of the training that is done, from 0 at the first step to almost 1, for losses with a schedule.
+        base: the trained model that a loss asks at its own points, put there by the source of batches; it is no part of what is trained.
     """
 
     x0: Points
     x1: Points
     labels: Labels | None = None
     progress: float = 0.0
+    base: Flow | None = None
 
     @property
     def cond(self) -> Condition | None:
@@ -43,7 +45,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(self.x0.to(device), self.x1.to(device), labels, self.progress)
+        return replace(self, x0=self.x0.to(device), x1=self.x1.to(device), labels=labels)
 
 
 BatchSource = Callable[[torch.Generator], Batch]

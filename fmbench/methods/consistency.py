@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -100,7 +102,6 @@ class ConsistencyDistillation(Consistency):
 
     summary = "map to the data with the same value along the trajectories of a teacher"
     needs_base = True
-    teacher: Flow
 
     def __init__(
         self,
@@ -114,17 +115,16 @@ class ConsistencyDistillation(Consistency):
         super().__init__(net, time_mean, time_std, first, last, huber)
 
     def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
-        """Fresh pairs; the base is kept as the teacher. Raises ValueError for a base without a velocity field."""
+        """Fresh pairs with the base, the teacher. Raises ValueError for a base without a velocity field."""
         if base is None or VELOCITY not in base.capabilities:
             what = "no teacher" if base is None else f"a {type(base).__name__}, which has no velocity field"
             raise ValueError(f'distillation needs a velocity model as teacher, got {what}; set teacher = "task/entry"')
-        # Not as a submodule: its weights are no part of what is trained and saved.
-        object.__setattr__(self, "teacher", base)
-        return super().batches(task, base, batch_size)
+        source = super().batches(task, base, batch_size)
+        return lambda generator: replace(source(generator), base=base)
 
     def neighbour(self, x_t: Points, t: Times, s: Times, batch: Batch) -> Points:
         """One Heun step of the teacher from t to s."""
-        step, cond = like(s - t, x_t), self.known(batch)
-        slope = self.teacher.velocity(x_t, t, cond)  # type: ignore[operator]
-        ahead = self.teacher.velocity(x_t + step * slope, s, cond)  # type: ignore[operator]
+        step, cond, teacher = like(s - t, x_t), self.known(batch), batch.base
+        slope = teacher.velocity(x_t, t, cond)  # type: ignore[union-attr, operator]
+        ahead = teacher.velocity(x_t + step * slope, s, cond)  # type: ignore[union-attr, operator]
         return x_t + step * (slope + ahead) / 2

@@ -214,7 +214,10 @@ def _finish(run: Run, out: Path, device: str, teacher: Model | None) -> None:
     assert isinstance(averaged, Method)
     taught = {}
     if teacher is not None:
-        taught = {"teacher_sha256": teacher.identity.get("weights_sha256") or "", "teacher_samples_seen": _seen(teacher.recipe)}
+        taught = {
+            "teacher_sha256": teacher.identity.get("weights_sha256") or "",
+            "teacher_samples_seen": _seen(teacher.recipe),
+        }
     precision = run.recipe.train.precision
     chosen = {"precision": precision_on(torch.device(device), precision)} if precision == "auto" else {}
     write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut, **chosen, **taught})

@@ -103,5 +103,5 @@ def test_the_default_is_the_objective_as_it_was(net: nn.Module) -> None:
     t = torch.rand(64, generator=generator(7))
     s = like(t, pairs.x0)
     error = (net((1 - s) * pairs.x0 + s * pairs.x1, t) - (pairs.x1 - pairs.x0)).square().mean()
-    assert float(CFM(net).loss(pairs, generator(7))) == pytest.approx(float(error), rel=1e-6)
+    assert CFM(net).loss(pairs, generator(7)).item() == pytest.approx(error.item(), rel=1e-6)
     assert LAWS[0] == "uniform"
