@@ -45,6 +45,7 @@ class EDM(Deployed, VelocityMethod):
 
     summary = "a preconditioned denoiser over noise levels, Heun on a power grid"
     reference = "arXiv:2206.00364"
+    objective = "E (1 / c_out^2) |c_skip y + c_out F(c_in y) - x1|^2, y = x1 + sigma eps, ln sigma ~ N(p_mean, p_std^2)"
     gaussian_source_only = True
 
     def __init__(

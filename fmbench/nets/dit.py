@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmbench.nets.attention import attention
 from fmbench.nets.embedding import labels_or_null, span, time_features
 from fmbench.nets.sizes import require_sizes
 from fmbench.shapes import Condition, Points, Times
@@ -41,7 +42,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) -> the same shape."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.project(attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

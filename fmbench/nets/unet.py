@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmbench.nets.attention import attention
 from fmbench.nets.embedding import labels_or_null, span, time_features
 from fmbench.nets.sizes import require_probability, require_sizes
 from fmbench.shapes import Condition, Points, Times
@@ -64,7 +65,7 @@ class Attention(nn.Module):
         batch, channels, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
+        mixed = attention(q, k, v).transpose(-1, -2).reshape(x.shape)
         return x + self.project(mixed)
 
 
