@@ -28,6 +28,7 @@ class Immiscible(CFM):
 
     summary = "flow matching, noises assigned to data within a batch by distance"
     reference = "arXiv:2406.12303"
+    objective = "E |v(x_t, t) - (x1 - x0)|^2, pairs from the assignment of every minibatch with the least sum of |x0 - x1|"
 
     def __init__(self, net: nn.Module, sigma: float = 0.0, label_dropout: float = 0.1, squared: bool = False) -> None:
         super().__init__(net, sigma, label_dropout)
@@ -53,6 +54,7 @@ class ImmiscibleKNN(CFM):
 
     summary = "flow matching, every datum takes the nearest of k noises"
     reference = "arXiv:2406.12303"
+    objective = "E |v(x_t, t) - (x1 - x0)|^2, x0 the nearest to x1 of k draws from N(0, I)"
     gaussian_source_only = True
 
     def __init__(self, net: nn.Module, sigma: float = 0.0, label_dropout: float = 0.1, k: int = 4) -> None:
