@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fmbench.shapes import Condition, Labels, Points, Times
 
-
 FAST, SLOW = 1000.0, 16.0
 """Highest frequency of times in radians: of a network of one time, and of one of two, which is differentiated by them: noise of
 the derivative grows with it, until nothing is learned."""
