@@ -71,16 +71,16 @@ def test_a_second_time_is_heard_and_is_no_label(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_derivative_along_a_path_is_that_of_differences(name: str) -> None:
-    """In double precision, by differences that the highest frequency of a time (1000 radians) still lets be small."""
+    """In double precision."""
     net, (x, t) = moved(NETS[name], second_time=True).double(), points()
     x, t, v, r = x.double(), t.double(), torch.ones_like(x).double(), 0.25 * t.double()
 
     def along(step: float, clock: float) -> torch.Tensor:
         return net(x + step * v, t, r=r + clock * step)
 
-    for clock, slack in ((0.0, 1e-6), (1.0, 0.05)):  # times are embedded in single precision
+    for clock, slack in ((0.0, 1e-6), (1.0, 0.01)):  # times are embedded in single precision
         _, found = torch.func.jvp(lambda x, r: net(x, t, r=r), (x, r), (v, clock * torch.ones_like(r)))
-        step = 1e-5 if clock == 0 else 1e-4
+        step = 1e-5 if clock == 0 or name == "mlp" else 1e-3
         expected = (along(step, clock) - along(-step, clock)) / (2 * step)
         assert torch.allclose(found, expected, atol=slack * float(expected.detach().abs().max()))
     found.square().sum().backward()
