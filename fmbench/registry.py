@@ -69,6 +69,7 @@ METHODS = Registry(
         "reflow": "fmbench.methods.rectified_flow:Reflow",
         "distill": "fmbench.methods.distill:Distill",
         "oracle": "fmbench.methods.oracle:Oracle",
+        "published": "fmbench.methods.published:Published",
     },
 )
 TOOLS = Registry("tool", {"classifier": "fmbench.features.classifier:Classifier"})
@@ -80,6 +81,8 @@ NETS = Registry(
         "unet": "fmbench.nets.unet:UNet",
         "dit": "fmbench.nets.dit:DiT",
         "cnn": "fmbench.nets.cnn:CNN",
+        "diffusers": "fmbench.nets.published:Diffusers",
+        "torchcfm": "fmbench.nets.published:TorchCFM",
     },
 )
 SOLVERS = Registry(

@@ -43,6 +43,10 @@ class Schedule(ABC):
     def at(self, lam: Tensor) -> Tensor:
         """The s where log(a / m) is ``lam``."""
 
+    def start(self, s: Tensor) -> Tensor:
+        """The deviation of the noise that samplers start from at ``s``: m(s), unless a library does otherwise."""
+        return self.coefficients(s)[1]
+
     def shown(self, s: Tensor, clock: str) -> Tensor:
         """The time ``s`` as the clock of a network shows it. Raises ValueError for a clock that this schedule does not have."""
         self.require_clock(clock)
@@ -236,6 +240,10 @@ class DDPM(Schedule):
         high = torch.searchsorted(rising, lam.contiguous()).clamp(1, len(rising) - 1)
         share = (lam - rising[high - 1]) / (rising[high] - rising[high - 1])
         return (len(rising) - 1) - (high - 1 + share)
+
+    def start(self, s: Tensor) -> Tensor:
+        """1: samplers on such tables start from unit noise at whatever index they start, also where the path is not all noise."""
+        return torch.ones_like(s)
 
     def shown(self, s: Tensor, clock: str) -> Tensor:
         """See :class:`Schedule`."""

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from fmbench.execution.foreign import foreign, isolated
 from fmbench.execution.state import state_hash
+from fmbench.flows.converted import Deployed, Grid, Reading, reading, said
 from fmbench.methods.base import VelocityMethod
 from fmbench.paths.schedules import Schedule
 from fmbench.records.names import check_entry_name
 from fmbench.registry import TASKS
 from fmbench.shapes import Condition, Points, Times
-from fmbench.zoo.converted import Deployed, Grid, Reading, reading, said
 from fmbench.zoo.model import Model, evaluating
 
 Call = Callable[..., Any]

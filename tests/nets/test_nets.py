@@ -16,7 +16,7 @@ from fmbench.registry import NETS
 from fmbench.shapes import Condition
 
 SHAPE = (1, 8, 8)
-VELOCITY_NETS = [name for name in NETS.all() if name != "cnn"]
+VELOCITY_NETS = [name for name in NETS.all() if name not in ("cnn", "diffusers", "torchcfm")]
 CLASSES = 3
 N = 6
 

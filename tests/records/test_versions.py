@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 import fmbench
+from fmbench.flows.flow import as_draws
 from fmbench.methods.base import Batch
+from fmbench.methods.published import Published
 from fmbench.noise import STREAMS, Draws, draw, generator
 from fmbench.records import versions
 from fmbench.records.metric import BUILT_IN
@@ -75,6 +77,10 @@ def of_method(name):
         pixels = draw(lambda n, g: torch.randn(n, 1, 8, 8, generator=g), 0, 2, 0, "source")
         with torch.no_grad():
             return net(pixels).flatten()[:6].tolist()
+    if name == "published":
+        net = Published(Field(), "noise", "ddpm", "index", grid="leading")
+        start = draw(lambda n, g: torch.randn(n, 2, generator=g), 0, 2, 0, "source")
+        return net.sample(as_draws(start), Sampler("euler", 4)).flatten().tolist()
     model = fmbench.load(f"gaussian-moons/{entry}")
     drawn = model.sample(2, seed=1, steps=1 if name == "distill" else 4).flatten().tolist()
     if name in ("oracle", "distill", "reflow"):
@@ -88,7 +94,23 @@ def of_method(name):
 def of_net(name):
     """Outputs of weights that are drawn, so that no zero hides a layer."""
     shape = (2,) if name == "mlp" else (1, 8, 8)
-    sizes = {"mlp": {}, "unet": {}, "dit": {"patch": 4, "width": 16, "depth": 1, "heads": 2}, "cnn": {}}[name]
+    tiny = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [8]}
+    tiny |= {"norm_num_groups": 4, "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    small = {
+        "dim": [1, 8, 8],
+        "num_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": [1],
+        "attention_resolutions": "4",
+    }
+    sizes = {
+        "mlp": {},
+        "unet": {},
+        "dit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
+        "cnn": {},
+        "diffusers": {"network": "UNet2DModel", "config": tiny},
+        "torchcfm": {"network": "UNetModelWrapper", "config": {**small, "num_heads": 1, "num_head_channels": 8}},
+    }[name]
     net = create("nets", name, shape=shape, num_classes=10 if name == "cnn" else 0, **sizes).eval()
     x = draw(lambda n, g: torch.randn(n, *shape, generator=g), 0, 2, 0, "source")
     with torch.no_grad():

@@ -133,7 +133,7 @@ def test_values_that_reach_zero_have_no_logarithm():
 
 def test_a_claim_is_about_a_network_until_there_are_three_trainings():
     def trained(times):
-        return Standing(1.0, (0.9, 1.1), np.ones((times, 5)), count=times)
+        return Standing(1.0, (0.9, 1.1), np.ones((times, 5)))
 
     assert [trained(t).claim for t in (1, 2, 3, 5)] == [
         NETWORK,
@@ -146,9 +146,9 @@ def test_a_claim_is_about_a_network_until_there_are_three_trainings():
 def test_methods_are_separated_by_their_trainings_not_by_their_seeds():
     random = np.random.default_rng(8)
     seeds = 1 + 0.001 * random.standard_normal((2, 3, 5))
-    near = [Standing(1.0, (0.9, 1.1), seeds[i] * (1 + 0.2 * random.standard_normal((3, 1))), count=3) for i in range(2)]
+    near = [Standing(1.0, (0.9, 1.1), seeds[i] * (1 + 0.2 * random.standard_normal((3, 1)))) for i in range(2)]
     assert compare(near, W2).highest == [2, 2]  # trainings differ by more than the methods do
     first = [Standing(s.value, s.interval, s.units[:1]) for s in near if s.units is not None]
     assert compare(first, W2).highest != [2, 2]  # two networks do differ
-    far = [near[0], Standing(9.0, (8, 10), 9 * near[1].units, count=3)]
+    far = [near[0], Standing(9.0, (8, 10), 9 * near[1].units)]
     assert compare(far, W2).lowest == [1, 2]

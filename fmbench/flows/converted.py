@@ -17,7 +17,7 @@ from fmbench.paths.schedules import VE, Linear, Schedule, Trigonometric, schedul
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition, Points, Times, as_condition
 
-Grid = Sequence[float] | Callable[[int], Sequence[float]]
+Grid = Sequence[float] | Tensor | Callable[[int], Sequence[float] | Tensor]
 ORDERS = ("xt", "tx")
 
 
@@ -67,13 +67,13 @@ class Reading:
             raise ValueError(f"a grid must run from noise to data, got the shares of data {t[0]:.4g} to {t[-1]:.4g}")
         return t
 
-    def scale(self, steps: int) -> float:
-        """What turns a point of the linear path at the end of the grid into one of the network's own path: a + m there."""
+    def scales(self, steps: int) -> tuple[float, float]:
+        """Factors: from unit noise to the linear path where the grid starts, and from that path to the network's own where it ends."""
         assert self.grid is not None
         given = self.grid(steps) if callable(self.grid) else self.grid
-        last = torch.as_tensor(given, dtype=torch.float64).flatten()[-1:]
-        a, m = self.schedule.coefficients(self.schedule.read(last, self.time))
-        return float(a + m)
+        ends = self.schedule.read(torch.as_tensor(given, dtype=torch.float64).flatten()[[0, -1]], self.time)
+        a, m = self.schedule.coefficients(ends)
+        return float(self.schedule.start(ends)[0] / (a + m)[0]), float((a + m)[1])
 
 
 def reading(
@@ -140,10 +140,11 @@ class Deployed:
         step = (
             _euler if sampler.solver == "euler" else _heun if type(self.reading.schedule) is Linear else _heun_by_level
         )
-        x = start.double() * (1 - times[0])
+        first, last = self.reading.scales(sampler.steps or 1)
+        x = start.double() * first
         for t, later in pairwise(times):
             x = step(velocity, x, t, later)
-        return (x * self.reading.scale(sampler.steps or 1)).to(start.dtype)
+        return (x * last).to(start.dtype)
 
 
 Field = Callable[[Tensor, float], Tensor]
