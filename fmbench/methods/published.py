@@ -30,6 +30,7 @@ class Published(Deployed, VelocityMethod):
 
     summary = "a network that another library trained, read as a velocity"
     reference = "arXiv:2206.00364"
+    objective = "none: it is trained already"
     trains = False
 
     def __init__(

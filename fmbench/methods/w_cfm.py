@@ -43,6 +43,7 @@ class WCFM(CFM):
 
     summary = "flow matching, independent pairs weighted by exp(-distance / epsilon)"
     reference = "arXiv:2507.22270"
+    objective = "E w |v(x_t, t) - (x1 - x0)|^2, w = exp(-|x0 - x1| / epsilon) / its mean over the batch"
 
     def __init__(self, net: nn.Module, epsilon: float = 1.0, sigma: float = 0.0, label_dropout: float = 0.1) -> None:
         super().__init__(net, sigma, label_dropout)
