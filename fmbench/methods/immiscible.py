@@ -28,7 +28,9 @@ class Immiscible(CFM):
 
     summary = "flow matching, noises assigned to data within a batch by distance"
     reference = "arXiv:2406.12303"
-    objective = "E |v(x_t, t) - (x1 - x0)|^2, pairs from the assignment of every minibatch with the least sum of |x0 - x1|"
+    objective = (
+        "E |v(x_t, t) - (x1 - x0)|^2, pairs from the assignment of every minibatch with the least sum of |x0 - x1|"
+    )
 
     def __init__(self, net: nn.Module, sigma: float = 0.0, label_dropout: float = 0.1, squared: bool = False) -> None:
         super().__init__(net, sigma, label_dropout)
