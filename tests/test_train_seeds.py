@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -108,8 +111,69 @@ def test_a_chain_is_repeated_as_a_whole(tmp_path: Path, tiny_recipe: MakeRecipe)
     assert [found.made["teacher_sha256"], found.replicates[0].made["teacher_sha256"]] == pins
     stranger = train(tiny_recipe(TASK, "rectified-flow", **{"train.seed": 9}), tmp_path / "stranger")
     odd = train(replace(taught, teacher=str(stranger), train=replace(taught.train, seed=7)), tmp_path / "odd")
-    with pytest.raises(ValueError, match=r"taught by the weights .* which no training of"):
+    with pytest.raises(
+        ValueError, match=r"taught by the weights .*, and training 2 of .* starts from .*, which has others"
+    ):
         seeds.adopt(student, odd)
+
+
+def test_one_training_is_made_again_from_the_teacher_that_it_had(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    recipe = tiny_recipe(TASK, "rectified-flow")
+    seeds.train_seeds(seeds.missing(recipe, teacher, 2), teacher, finished)
+    taught = tiny_recipe(TASK, "reflow", teacher=str(teacher), **{"method.pairs": 256})
+    seeds.train_seeds(seeds.missing(taught, student, 2), student, finished)
+    again = tmp_path / "again"
+    assert main(["train", f"{student}@1", "--out", str(again), "--device", "cpu"]) == 0
+    assert file_sha256(again / "model.safetensors") == file_sha256(student / "model-1.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_what_counts_as_finished_is_looked_at(damage: str, several: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(several, folder)
+    file = folder / "model-1.safetensors"
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[::-1])
+    with pytest.raises((ValueError, FileNotFoundError), match=r"model-1\.safetensors"):
+        seeds.missing(replace(open_folder(folder).recipe, replicates=()), folder, 4)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
+    several: Path, tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    """A real process with three seeds, killed again and again until one of its starts reaches the end."""
+    out = tmp_path / "entry"
+    out.mkdir()
+    tiny_recipe(TASK, "cfm").save(out / "recipe.toml")
+    command = [
+        sys.executable,
+        "-m",
+        "fmbench",
+        "train",
+        str(out),
+        "--seeds",
+        "3",
+        "--device",
+        "cpu",
+        "--checkpoint-minutes",
+        "0",
+    ]
+    for seconds in (2.0, 2.6, 3.2, 3.8, 4.4, 60.0):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                continue
+        assert code == 0
+        break
+    expected = [pinned.sha256 for pinned in open_folder(several).recipe.pins]
+    assert [pinned.sha256 for pinned in open_folder(out).recipe.pins] == expected
+    assert {path.name for path in out.iterdir()} == {path.name for path in several.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +223,8 @@ def test_names_of_trainings() -> None:
 
 def test_the_command_says_what_it_cannot_do(several: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line, words in (
-        ([f"{several}@1"], "train the entry, with --seeds"),
+        ([f"{several}@1"], "say where to make it again with --out, or train the entry, with --seeds"),
+        ([f"{several}@1", "--out", "elsewhere", "--seeds", "2"], "is one training of"),
         ([str(several), "--seeds", "4", "--overwrite"], "--overwrite is for one training"),
         ([str(several), "--seeds", "4", "--max-steps", "2"], "--max-steps is for one training"),
     ):

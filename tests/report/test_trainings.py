@@ -9,6 +9,8 @@ import pytest
 from results_factory import estimate, result, row
 
 from fmbench.records.result import Estimate, Result
+from fmbench.report.cells import estimate_cell
+from fmbench.report.standings import standing
 from fmbench.report.table import build
 from fmbench.report.trainings import joined, joined_trainings
 
@@ -24,6 +26,7 @@ def seeded(values: list[float]) -> Estimate:
 
 
 def entry(name: str, values: list[float], **fields: object) -> Result:
+    fields.setdefault("model", {"method": name.partition("@")[0]})
     one = result(name, (row(8, {METRIC: seeded(values)}),), **fields)  # type: ignore[arg-type]
     return replace(one, seeds=tuple(range(len(values))))
 
@@ -77,5 +80,67 @@ def test_one_failed_training_fails_the_row_and_the_first_gives_the_times() -> No
     assert one.rows[0].failed == "training 1: NaN in 3 of 5 samples"
     assert one.rows[0].latency == results[0].rows[0].latency
     assert one.model["trainings"] == 3
-    alone = joined_trainings(results[1:2])
-    assert alone == results[1:2], "a single training stands for itself"
+
+
+@pytest.mark.parametrize(
+    ("there", "rows"),
+    [
+        ((0, 1, 2, 3), {"mine": "closed"}),
+        ((0, 1, 2, 4), {"mine": "closed", "mine@4": "unranked"}),
+        ((0, 2, 3), {"mine": "closed", "mine@2": "unranked", "mine@3": "unranked"}),
+        ((0, 1), {"mine": "closed", "mine@1": "unranked"}),
+        ((1, 2, 3), {"mine@1": "unranked", "mine@2": "unranked", "mine@3": "unranked"}),
+        ((0,), {"mine": "closed"}),
+    ],
+)
+def test_trainings_count_in_their_order_so_that_none_can_be_chosen(
+    there: tuple[int, ...], rows: dict[str, str]
+) -> None:
+    values = {k: noisy(1.0 + k, k) for k in there}
+    (table,) = build(
+        [entry(f"mine@{k}" if k else "mine", values[k]) for k in reversed(there)], 8, {"vector": METRIC}
+    ).values()
+    assert {r.entry: r.group for r in table.rows} == rows
+    claim = next(i for i, c in enumerate(table.columns) if c.title == "claim")
+    value = next(i for i, c in enumerate(table.columns) if c.metric == METRIC)
+    mine = next((r for r in table.rows if r.entry == "mine"), None)
+    counted = {(0, 1, 2, 3): 4, (0, 1, 2, 4): 3}.get(there, 1)
+    if mine is not None:
+        assert mine.cells[claim].text == ("network" if counted == 1 else f"method, mean of {counted} trainings")
+        means = [float(np.mean(values[k])) for k in range(counted)]
+        assert mine.cells[value].value == pytest.approx(np.mean(means))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": {"method": "another"}},
+        {"model": {"method": "mine", "parameters": 99}},
+        {"model": {"method": "mine", "division": "open"}},
+        {"samples_per_seed": 500},
+    ],
+    ids=str,
+)
+def test_what_was_made_or_measured_otherwise_is_no_training_of_it(other: dict) -> None:
+    results = [entry(name, noisy(1.0, k)) for k, name in enumerate(("mine", "mine@1", "mine@2"))]
+    results[1] = replace(results[1], **{**other, "model": results[1].model | other.get("model", {})})
+    assert [r.ranked for r in joined_trainings(results)] == [True, False, False]
+
+
+def test_cells_of_two_definitions_are_not_averaged() -> None:
+    each = [replace(seeded(noisy(1.0, k)), key="new" if k < 2 else "old") for k in range(3)]
+    together = joined(each, METRIC)
+    assert together.value is None and "training 2 was measured by another version" in (together.reason or "")
+    assert joined([replace(e, key="same") for e in each], METRIC).value is not None
+
+
+def test_a_column_without_raw_values_makes_the_same_claim() -> None:
+    """Means of trainings are never compared with single networks, whatever is recorded of them."""
+    bare = [estimate(value, 0.1) for value in (1.0, 1.1, 1.2)]
+    assert standing(joined(bare, METRIC)).claim == "method, mean of 3 trainings"
+    assert standing(bare[0]).claim == "network"
+
+
+def test_the_tooltip_has_every_training() -> None:
+    note = estimate_cell(joined([seeded([v - 0.1, v, v + 0.1]) for v in (1.0, 1.5, 1.25)], METRIC)).note
+    assert note.endswith("mean of 3 trainings: 1, 1.5, 1.25")
