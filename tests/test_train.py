@@ -503,6 +503,20 @@ def test_the_card_of_an_image_entry_shows_what_its_weights_draw(tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_the_card_of_a_map_shows_one_jump_and_the_trajectories_of_its_velocity(
+    tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    from PIL import Image
+
+    from fmbench.zoo.pictures import grid
+
+    folder = train(tiny_recipe("digits", "meanflow", **{"train.steps": 2}), tmp_path / "digits" / "tiny")
+    drawn = np.asarray(Image.open(folder / "samples.png"))
+    np.testing.assert_array_equal(drawn, np.asarray(grid(fmbench.load(str(folder)).sample(64, seed=0, steps=1))))
+    assert (folder / "trajectory.png").is_file()
+
+
+@pytest.mark.slow
 def test_the_card_of_a_conditional_entry_shows_a_row_per_class(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     from PIL import Image
 

@@ -77,7 +77,8 @@ class DiT(nn.Module):
         depth: number of blocks.
         heads: attention heads.
         ratio: width of the perceptron's hidden layer as a multiple of ``width``.
-        second_time: whether the network also takes ``r``, the other end of a map between two times.
+        second_time: whether the network also takes ``r``, the other end of a map between two times; both times then have slow features,
+            up to 16 radians instead of 1000, because such a map is differentiated by them.
 
     Raises ValueError for sizes that do not divide.
     """

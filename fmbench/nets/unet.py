@@ -119,7 +119,8 @@ class UNet(nn.Module):
         dropout: probability before the last convolution of every block, in training only.
         adm: the layout of Dhariwal & Nichol (2105.05233): block, attention, block in the middle; ``channels`` time features instead of
             twice as many; and every layer that starts at zero has a zero bias too, so that the network starts at 0.
-        second_time: whether the network also takes ``r``, the other end of a map between two times.
+        second_time: whether the network also takes ``r``, the other end of a map between two times; both times then have slow features,
+            up to 16 radians instead of 1000, because such a map is differentiated by them.
 
     Raises ValueError for sizes, groups or heads that do not divide.
     """

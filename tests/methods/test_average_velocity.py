@@ -260,3 +260,17 @@ def test_every_average_velocity_is_one() -> None:
 
     x = torch.randn((4, 2), generator=generator(9))
     assert torch.allclose(Linear(nn.Identity()).sample(Draws.given(x), Sampler("euler", 2)), 2.25 * x)
+
+
+class Nothing(nn.Module):
+    """The map that stays where it is."""
+
+    def forward(self, x: Tensor, t: Times, *, r: Times, cond: object = None) -> Tensor:
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("kind", [SplitMeanFlow, Shortcut])
+def test_without_flow_matching_nothing_is_as_consistent_as_the_data(kind: type[AverageVelocityMethod]) -> None:
+    batch = ends(100, 10)
+    assert float(kind(Nothing(), apart=1.0).loss(batch, generator(0))) == 0
+    assert float(kind(Nothing(), apart=0.5).loss(batch, generator(0))) > 1
