@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from fmbench.flows.flow import as_draws
 from fmbench.noise import Draws
+from fmbench.paths import grids
 from fmbench.paths.conversions import PREDICTS, linear_velocity, share_of_data
+from fmbench.paths.preconditioning import preconditioned
 from fmbench.paths.schedules import VE, Linear, Schedule, Trigonometric, schedule_of
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import Condition, Points, Times, as_condition
@@ -31,7 +34,9 @@ class Reading:
         time: the clock that its time argument shows.
         time_scale: factor of that argument: 1000 for networks that count in thousandths.
         arguments: "xt" for ``net(x, t)``, "tx" for ``net(t, x)``.
-        grid: times that it is deployed with, by its own clock before scaling, from noise to data, or a function of the number of steps.
+        grid: times that it is deployed with, from noise to data, or a function of the number of steps; on ``grid_clock`` before scaling.
+        sigma_data: where the network is the raw one inside EDM's preconditioning, the deviation of the data; None for every other.
+        clip: largest value of predicted data along the grid, None for no limit.
     """
 
     predicts: str
@@ -40,6 +45,9 @@ class Reading:
     time_scale: float = 1.0
     arguments: str = "xt"
     grid: Grid | None = None
+    grid_clock: str = ""
+    sigma_data: float | None = None
+    clip: float | None = None
 
     @property
     def plain(self) -> bool:
@@ -51,7 +59,19 @@ class Reading:
         """The velocity on the linear path; a plain one is handed through bit by bit."""
         if self.plain:
             return call(x, t)
-        return linear_velocity(call, self.schedule, self.predicts, self.time, x, t, self.time_scale)
+        return linear_velocity(self._denoiser(call), self.schedule, self.predicts, self.time, x, t, self.time_scale)
+
+    def _denoiser(self, call: Callable[[Points, Times], Points]) -> Callable[[Points, Times], Points]:
+        """The network as its words say it is: a raw one inside its preconditioning."""
+        data = self.sigma_data
+        if data is None:
+            return call
+
+        def denoise(y: Points, told: Times) -> Points:
+            sigma = self.schedule.read(told.double() / self.time_scale, self.time)
+            return preconditioned(lambda scaled: call(scaled, told), y, sigma, data)
+
+        return denoise
 
     def times(self, steps: int) -> Tensor:
         """Times on the linear path, float64, that the grid stands for. Raises ValueError for a grid that is none, or of other steps."""
@@ -62,7 +82,7 @@ class Reading:
             raise ValueError(
                 f"the grid of this model has {len(own)} times, which are {len(own) - 1} steps, not {steps}"
             )
-        t = share_of_data(self.schedule, self.schedule.read(own, self.time))
+        t = share_of_data(self.schedule, self.schedule.read(own, self.grid_clock or self.time))
         if not bool((t.diff() > 0).all()) or t[0] < 0 or t[-1] > 1:
             raise ValueError(f"a grid must run from noise to data, got the shares of data {t[0]:.4g} to {t[-1]:.4g}")
         return t
@@ -71,15 +91,26 @@ class Reading:
         """Factors: from unit noise to the linear path where the grid starts, and from that path to the network's own where it ends."""
         assert self.grid is not None
         given = self.grid(steps) if callable(self.grid) else self.grid
-        ends = self.schedule.read(torch.as_tensor(given, dtype=torch.float64).flatten()[[0, -1]], self.time)
+        own = torch.as_tensor(given, dtype=torch.float64).flatten()[[0, -1]]
+        ends = self.schedule.read(own, self.grid_clock or self.time)
         a, m = self.schedule.coefficients(ends)
         return float(self.schedule.start(ends)[0] / (a + m)[0]), float((a + m)[1])
 
 
 def reading(
-    predicts: str, schedule: str | Schedule, time: str | None, time_scale: float, arguments: str, grid: Grid | None
+    predicts: str,
+    schedule: str | Schedule,
+    time: str | None,
+    time_scale: float,
+    arguments: str,
+    grid: Any,
+    sigma_data: float | None = None,
+    clip: float | None = None,
 ) -> Reading:
-    """A reading of these words. Raises ValueError in one line for words that do not exist or do not go together."""
+    """A reading of these words; ``grid`` may also be a name or a scheduler of diffusers.
+
+    Raises ValueError in one line for words that do not exist or do not go together.
+    """
     if predicts not in PREDICTS:
         raise ValueError(f"predicts must be one of {', '.join(PREDICTS)}, got {predicts!r}")
     if arguments not in ORDERS:
@@ -99,7 +130,30 @@ def reading(
         )
     if predicts == "velocity" and not isinstance(path, (Linear, Trigonometric)) and clock != path.clocks[0]:
         raise ValueError(f'a velocity is by a clock; on {schedule!r} that is time="{path.clocks[0]}", got {clock!r}')
-    return Reading(predicts, path, clock, float(time_scale), arguments, grid)
+    if sigma_data is not None and (predicts != "edm" or not sigma_data > 0):
+        raise ValueError(
+            f'sigma_data, a positive number, is for the raw network of a denoiser, predicts="edm"; got {sigma_data!r}, {predicts!r}'
+        )
+    if clip is not None and (grid is None or not clip > 0):
+        raise ValueError(f"clip, a positive number, limits predicted data along a grid; got {clip!r} and grid={grid!r}")
+    steps, on = _grid(grid, path, clock)
+    return Reading(predicts, path, clock, float(time_scale), arguments, steps, on, sigma_data, clip)
+
+
+def _grid(given: Any, path: Schedule, clock: str) -> tuple[Grid | None, str]:
+    """The grid and the clock that it is on. Raises ValueError for a name that is none, and for one of another kind of schedule."""
+    if given is None or isinstance(given, (Tensor, Sequence)) and not isinstance(given, str):
+        return given, clock
+    if isinstance(given, str):
+        made = grids.named(given)
+        on = clock if made is None else grids.CLOCKS[given]
+        if on not in path.clocks:
+            raise ValueError(f"grid {given!r} is of times by {on}, and this schedule has {', '.join(path.clocks)}")
+        return made, on
+    if callable(given):
+        return given, clock
+    on = "sigma" if isinstance(path, VE) else "index" if "index" in path.clocks else "data_at_0"
+    return grids.of_scheduler(given, on), on
 
 
 class Deployed:
@@ -112,6 +166,8 @@ class Deployed:
         if self.reading.grid is not None:
             if sampler.solver not in ("euler", "heun") or sampler.steps is None:
                 return "this model was given a grid of times, which euler and heun step through"
+            if self.reading.clip is not None and sampler.solver != "euler":
+                return "this model clips the data that it predicts, which is defined for euler"
             try:
                 self.reading.times(sampler.steps)
             except ValueError as error:
@@ -122,7 +178,7 @@ class Deployed:
         """Along the model's own grid: from its noisiest level, where the start points are scaled to that level, to its cleanest.
 
         A step of Euler is the same for all paths. Heun averages velocities, which are those of the linear path for networks on it, and
-        elsewhere the slopes of x / a by the noise level m / a, as in EDM, whose last step, to level 0, is one of Euler.
+        elsewhere the slopes of x / a by the noise level m / a, as in EDM; the last step, to level 0, is one of Euler, as in EDM and diffusers.
         """
         if self.reading.grid is None:
             return super().sample(draws, sampler, cond)  # type: ignore[misc]
@@ -137,24 +193,39 @@ class Deployed:
             return field(x.to(start.dtype), at).double()
 
         times = self.reading.times(sampler.steps or 1).tolist()
-        step = (
-            _euler if sampler.solver == "euler" else _heun if type(self.reading.schedule) is Linear else _heun_by_level
-        )
+        step = self._step(sampler.solver)
         first, last = self.reading.scales(sampler.steps or 1)
         x = start.double() * first
         for t, later in pairwise(times):
             x = step(velocity, x, t, later)
         return (x * last).to(start.dtype)
 
+    def _step(self, solver: str) -> Step:
+        if self.reading.clip is not None:
+            return functools.partial(_clipped, self.reading.clip)
+        if solver == "euler":
+            return _euler
+        return _heun if type(self.reading.schedule) is Linear else _heun_by_level
+
 
 Field = Callable[[Tensor, float], Tensor]
+Step = Callable[[Field, Tensor, float, float], Tensor]
 
 
 def _euler(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
     return x + (later - t) * velocity(x, t)
 
 
+def _clipped(most: float, velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    """A step of Euler, t' D + (1 - t') E, with D clipped and E as it was: DDIM of diffusers with ``clip_sample``."""
+    v = velocity(x, t)
+    return later * (x + (1 - t) * v).clamp(-most, most) + (1 - later) * (x - t * v)
+
+
 def _heun(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    """Of the second order, but for the step to the data, where a schedule has its singular end."""
+    if later == 1:
+        return _euler(velocity, x, t, later)
     first = velocity(x, t)
     return x + (later - t) / 2 * (first + velocity(x + (later - t) * first, later))
 

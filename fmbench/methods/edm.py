@@ -13,6 +13,7 @@ from fmbench.flows.converted import Deployed, reading
 from fmbench.methods.base import Batch, VelocityMethod
 from fmbench.noise import generator as seeded
 from fmbench.paths.grids import karras
+from fmbench.paths.preconditioning import scales
 from fmbench.paths.schedules import VE
 from fmbench.shapes import Condition, Points, Times, like, squared_norm
 from fmbench.tasks.base import Task
@@ -80,9 +81,8 @@ class EDM(Deployed, VelocityMethod):
 
     def _scales(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """c_skip, c_out, c_in, and what the network is told, for noise levels of any shape."""
-        total = sigma**2 + self.sigma_data**2
         told = (sigma / self.least).log() / math.log(self.most / self.least)
-        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), total.rsqrt(), told
+        return *scales(sigma, self.sigma_data), told
 
     def velocity(self, x: Points, t: Times, cond: Condition | None = None, guidance: float = 1.0) -> Points:
         """The velocity D - E on the linear path, E the noise that the denoiser leaves."""

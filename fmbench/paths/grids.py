@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,17 +42,45 @@ def karras(least: float = 0.002, most: float = 80.0, rho: float = 7.0) -> Grid:
     return grid
 
 
-def indices(spacing: str) -> Grid:
-    """Indices of a table of 1,000 noise levels, followed by -1 for the data, spaced as diffusers calls it: leading or trailing."""
+def indices(spacing: str, levels: int = INDICES, offset: int = 0, last: int = -1) -> Grid:
+    """Indices of a table of noise levels as diffusers' DDIM spaces them, "leading" or "trailing", followed by ``last``: -1 for the data.
+
+    ``offset`` is added to leading ones (its ``steps_offset``). Where ``levels`` is no multiple of the steps, DDIM of diffusers steps to an index
+    one beside the one it asks the network at next; here both are the latter.
+    """
 
     def grid(steps: int) -> Tensor:
-        if steps > INDICES:
-            raise ValueError(f"{steps} steps are more than the {INDICES} levels that the model knows")
+        if steps > levels:
+            raise ValueError(f"{steps} steps are more than the {levels} levels that the model knows")
         if spacing == "leading":
-            own = torch.arange(steps).flip(0) * (INDICES // steps)
+            own = torch.arange(steps).flip(0) * (levels // steps) + offset
         else:
-            own = torch.arange(INDICES, 0, -INDICES / steps, dtype=torch.float64).round()[:steps] - 1
-        return torch.cat([own.double(), -torch.ones(1, dtype=torch.float64)])
+            own = torch.arange(levels, 0, -levels / steps, dtype=torch.float64).round()[:steps] - 1
+        return torch.cat([own.double(), torch.full((1,), float(last), dtype=torch.float64)])
+
+    return grid
+
+
+def of_scheduler(scheduler: Any, clock: str) -> Grid:
+    """The times that a scheduler of diffusers sets: its ``timesteps`` for a network that counts indices, else its ``sigmas``.
+
+    Raises ValueError for an object that is no such scheduler.
+    """
+    own = copy.deepcopy(scheduler)
+    if not callable(getattr(own, "set_timesteps", None)):
+        raise ValueError(
+            f"grid must be times, a function of the number of steps, one of {', '.join(NAMES[1:])}, or a scheduler of diffusers, "
+            f"got {type(scheduler).__name__}"
+        )
+
+    def grid(steps: int) -> Tensor:
+        own.set_timesteps(steps)
+        if clock == "index":
+            ends_at_data = getattr(own.config, "set_alpha_to_one", True)
+            times = torch.as_tensor(own.timesteps).double()
+            return torch.cat([times, torch.full((1,), -1.0 if ends_at_data else 0.0, dtype=torch.float64)])
+        # Schedulers of second order ask twice per level, and list such levels twice.
+        return torch.unique_consecutive(torch.as_tensor(own.sigmas).double().cpu())
 
     return grid
 
@@ -67,3 +97,7 @@ def named(name: str, shift: float = 1.0) -> Grid | None:
     return (
         None if not name else shifted(shift) if name == "shifted" else karras() if name == "karras" else indices(name)
     )
+
+
+CLOCKS = {"shifted": "data_at_0", "karras": "sigma", "leading": "index", "trailing": "index"}
+"""The clock that the times of a named grid are on."""

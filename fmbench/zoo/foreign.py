@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FunctionType, MethodType
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from fmbench.execution.foreign import foreign, isolated
 from fmbench.execution.state import state_hash
-from fmbench.flows.converted import Deployed, Grid, Reading, reading, said
+from fmbench.flows.converted import Deployed, Reading, reading, said
+from fmbench.flows.flow import Flow
+from fmbench.flows.latent import LatentFlow
 from fmbench.methods.base import VelocityMethod
 from fmbench.paths.schedules import Schedule
 from fmbench.records.names import check_entry_name
@@ -105,6 +107,21 @@ class _Adapter(nn.Module):
             raise
 
 
+class _Decoder(nn.Module):
+    """Calls a function from latents to data, with the modules in it, so that its evaluations are counted."""
+
+    parts: nn.ModuleList
+
+    def __init__(self, decode: Callable[..., Any]) -> None:
+        super().__init__()
+        self.__dict__["decode"] = decode
+        self.parts = nn.ModuleList(modules_of(decode))
+
+    def forward(self, x: Points) -> Points:
+        """Data of latents."""
+        return said(self.decode(x))
+
+
 def modules_of(value: Any, depth: int = DEEPEST) -> list[nn.Module]:
     """The modules that a function calls, found in its closure, globals, defaults, bound object and bound arguments."""
     if isinstance(value, nn.Module):
@@ -183,7 +200,10 @@ def wrap(
     arguments: str = "xt",
     conditional: bool = False,
     null: int | None = None,
-    grid: Grid | None = None,
+    grid: Any = None,
+    sigma_data: float | None = None,
+    clip: float | None = None,
+    latent: tuple[tuple[int, ...], Callable[..., Any]] | None = None,
     networks: Mapping[str, nn.Module] | None = None,
 ) -> Model:
     """Make a model of a network of any library: ``call(module, x, t)`` gets (batch, *shape) and (batch,), float32, and returns its prediction.
@@ -200,8 +220,12 @@ def wrap(
         time_scale: factor of that argument.
         arguments: "xt" or "tx", for ``module(t, x)``.
         conditional: whether it takes class labels as its third argument; ``null`` is its label for none, by default the number of classes.
-        grid: times that it is deployed with, by that clock before scaling, from noise to data, or a function of the number of steps. Euler along
-            them is DDIM, or Euler of EDM, exactly; without a grid steps are equal on the linear path.
+        grid: times that it is deployed with, by that clock before scaling, from noise to data, a function of the number of steps that gives
+            them, a name ("shifted", "karras", "leading", "trailing"), or a scheduler of diffusers, whose own times are taken. Euler along them is
+            DDIM, or Euler of EDM, exactly; without a grid steps are equal on the linear path.
+        sigma_data: for the raw network of EDM, the deviation of the data in its preconditioning (0.5 in the paper); ``predicts="edm"``.
+        clip: largest value of predicted data in a step along the grid, as ``clip_sample`` of diffusers.
+        latent: shape of a latent and the decoder, latents -> data, of a model in a latent space; the decoder is counted apart.
         networks: what to count, see below.
 
     Whatever it predicts is evaluated as the velocity of the linear path (:func:`fmbench.paths.conversions.linear_velocity`). The module is
@@ -215,7 +239,7 @@ def wrap(
     what is neither a module nor a function, and for modules without weights (lazy, on the meta device) or spread over devices.
     """
     check_entry_name(name)
-    how = reading(predicts, schedule, time, time_scale, arguments, grid)
+    how = reading(predicts, schedule, time, time_scale, arguments, grid, sigma_data, clip)
     if call is not None and arguments != "xt":
         raise ValueError("arguments says how the module is called, and so does call; give one of them")
     call = _in_order(arguments) if call is None else call
@@ -226,24 +250,44 @@ def wrap(
     classes = definition.num_classes if conditional else 0
     if conditional and not classes:
         raise ValueError(f"conditional needs a task with classes, and {task} has none")
-    if how.plain is False and not definition.gaussian_source:
+    if how.plain is False and latent is None and not definition.gaussian_source:
         raise ValueError(
             f"{predicts} on {schedule} has Gaussian noise at its start, and the source of {task} is another"
         )
     with foreign("wrap"), isolated():
-        method = _Wrapped(_Adapter(module, call, networks, classes, null), how)
-        _require_ready(method.net)
-        method.training = method.net.training = method.net.parts.training = False  # type: ignore[union-attr]
-        identity = {"weights_sha256": state_hash(method.net), "code_sha256": None}
-    return Model(f"{task}/{name}", definition, method, None, identity)
+        flow = method = _Wrapped(_Adapter(module, call, networks, classes, null), how)
+        if latent is not None:
+            flow = _in_latent_space(method, latent)
+        _require_ready(_weights_of(flow))
+        for part in (flow, method, method.net, method.net.parts):
+            part.training = False  # type: ignore[union-attr]
+        identity = {"weights_sha256": state_hash(_weights_of(flow)), "code_sha256": None}
+    return Model(f"{task}/{name}", definition, flow, None, identity)
+
+
+def _in_latent_space(inner: _Wrapped, latent: Any) -> LatentFlow:
+    """The flow with its decoder. Raises ValueError in one line for what is no pair of shape and decoder."""
+    shape, decode = latent if isinstance(latent, tuple) and len(latent) == 2 else (None, None)
+    whole = isinstance(shape, Sequence) and all(isinstance(n, int) and n > 0 for n in shape) and shape
+    if not whole or not callable(decode):
+        raise ValueError(f"latent must be (shape of a latent, function latents -> data), got {type(latent).__name__}")
+    decoder = _Decoder(decode)
+    decoder.training = decoder.parts.training = False
+    return LatentFlow(inner, decoder, tuple(shape))
+
+
+def _weights_of(flow: Flow) -> nn.Module:
+    """The part of a wrapped model that identifies it: its network, and the whole where a decoder belongs to it."""
+    return flow.net if isinstance(flow, _Wrapped) else flow
 
 
 def as_it_is(model: Model) -> Model:
     """The model with the identity of its module's present weights: a wrapped one may have been trained on since it was wrapped."""
-    if not isinstance(model.method, _Wrapped):
+    flow = model.method
+    if not isinstance(flow.inner if isinstance(flow, LatentFlow) else flow, _Wrapped):
         return model
     with foreign(), isolated():
-        return replace(model, identity={**model.identity, "weights_sha256": state_hash(model.method.net)})
+        return replace(model, identity={**model.identity, "weights_sha256": state_hash(_weights_of(flow))})
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
