@@ -66,7 +66,8 @@ def cmd_adopt(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.repository} names no repository of the Hub; write hf:owner/name@revision")
     task = TASKS.resolve(args.task)()
     name = args.repository.removeprefix(PREFIX).partition("@")[0].replace("/", "--")
-    path = published.write(args.repository, task, args.out or catalogue.LOCAL_ENTRIES / args.task / name)
+    out = args.out or catalogue.LOCAL_ENTRIES / args.task / name
+    path = published.write(args.repository, task, out, args.foreign)
     print_json({"recipe": str(path)}) if args.json else print(
         f"{path}: evaluate it with `fmbench run BENCHMARK -m {path.parent}`"
     )
@@ -168,8 +169,14 @@ def add(add: Add) -> None:
     p.add_argument("--all", action="store_true", help="all benchmarks with their data, extractors and entries")
     p = add("pin", cmd_pin, "print the address of what a repository of the Hub holds now")
     p.add_argument("repository", help="hf:owner/name, or hf:owner/name@revision")
-    p = add("adopt", cmd_adopt, "make an entry of a model that was published with diffusers")
+    p = add("adopt", cmd_adopt, "make an entry of a model that another library published")
     p.add_argument("repository", help="hf:owner/name@revision")
+    p.add_argument(
+        "--foreign",
+        type=Path,
+        metavar="FILE",
+        help="TOML with a [foreign] table (library, network, config, file, predicts, ...) where no config.json of diffusers says it",
+    )
     p.add_argument("--task", required=True, help="the task that it makes samples of")
     p.add_argument("--out", type=Path, help="folder of the entry (default: entries/TASK/OWNER--NAME)")
     p = add("push", cmd_push, "publish an entry on the Hub, in one commit")

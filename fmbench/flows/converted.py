@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -142,8 +142,8 @@ def reading(
 
 def _grid(given: Any, path: Schedule, clock: str) -> tuple[Grid | None, str]:
     """The grid and the clock that it is on. Raises ValueError for a name that is none, and for one of another kind of schedule."""
-    if given is None or isinstance(given, (Tensor, Sequence)) and not isinstance(given, str):
-        return given, clock
+    if given is None or (isinstance(given, (Tensor, Sequence)) and not isinstance(given, str)):
+        return cast("Grid | None", given), clock
     if isinstance(given, str):
         made = grids.named(given)
         on = clock if made is None else grids.CLOCKS[given]
@@ -151,7 +151,7 @@ def _grid(given: Any, path: Schedule, clock: str) -> tuple[Grid | None, str]:
             raise ValueError(f"grid {given!r} is of times by {on}, and this schedule has {', '.join(path.clocks)}")
         return made, on
     if callable(given):
-        return given, clock
+        return cast("Grid", given), clock
     on = "sigma" if isinstance(path, VE) else "index" if "index" in path.clocks else "data_at_0"
     return grids.of_scheduler(given, on), on
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,9 @@ from torch import Tensor, nn
 
 from fmbench.flows.converted import Deployed, reading
 from fmbench.methods.base import Batch, VelocityMethod
-from fmbench.paths.grids import named
-from fmbench.paths.schedules import DDPM, Schedule
+from fmbench.paths.grids import Grid, indices, karras, named
+from fmbench.paths.schedules import DDPM, VE, Schedule, table
 from fmbench.shapes import Condition, Points, Times
-
-BETAS = ("linear", "scaled_linear")
 
 
 class Published(Deployed, VelocityMethod):
@@ -24,8 +23,12 @@ class Published(Deployed, VelocityMethod):
         net: the network, one of :mod:`fmbench.nets.published`.
         predicts, schedule, time, time_scale: how it is read (:func:`fmbench.wrap` says what the words mean).
         grid: name of the grid it is deployed with (:func:`fmbench.paths.grids.named`), empty for equal steps; ``shift`` of that grid.
-        betas, beta_kind: first and last beta of the table of ``schedule = "ddpm"``, and whether they ("linear") or their roots
-            ("scaled_linear") are equally spaced.
+        betas, beta_kind: first and last beta of the table of ``schedule = "ddpm"``, and how they are spaced
+            (:func:`fmbench.paths.schedules.table`); ``levels`` is its length, ``offset`` and ``last`` those of
+            :func:`fmbench.paths.grids.indices`.
+        sigmas, rho: least and most noise level of ``schedule = "edm"`` or "ve", and the power of its grid.
+        sigma_data: deviation of the data in EDM's preconditioning of a raw network; 0 for a network that does its own.
+        clip: largest value of predicted data in a step along the grid, 0 for no limit.
     """
 
     summary = "a network that another library trained, read as a velocity"
@@ -44,11 +47,32 @@ class Published(Deployed, VelocityMethod):
         shift: float = 1.0,
         betas: tuple[float, float] = (1e-4, 0.02),
         beta_kind: str = "linear",
+        levels: int = 1000,
+        offset: int = 0,
+        last: int = -1,
+        sigmas: tuple[float, float] = (0.002, 80.0),
+        rho: float = 7.0,
+        sigma_data: float = 0.0,
+        clip: float = 0.0,
     ) -> None:
         super().__init__(net)
-        path: str | Schedule = _table(betas, beta_kind) if schedule == "ddpm" else schedule
-        self.reading = reading(predicts, path, time, time_scale, "xt", named(grid, shift))
-        self.label_dropout = 1.0 if getattr(net, "num_classes", 0) else 0.0
+        path: str | Schedule = schedule
+        if schedule == "ddpm":
+            path = DDPM(table(beta_kind, levels, *betas))
+        elif schedule in ("edm", "ve"):
+            path = VE(*sigmas)
+        if last not in (-1, 0) or not 0 <= offset < levels:
+            raise ValueError(f"last must be -1 or 0 and offset from 0 to {levels - 1}, got {last} and {offset}")
+        steps: Grid | str | None = grid or None
+        if grid == "shifted":
+            steps = named(grid, shift)
+        elif grid == "karras":
+            steps = karras(*sigmas, rho)
+        elif grid in ("leading", "trailing"):
+            steps = indices(grid, levels, offset, last)
+        made = reading(predicts, path, time, time_scale, "xt", grid or None, sigma_data or None, clip or None)
+        self.reading = made if isinstance(steps, str) else replace(made, grid=steps)
+        self.label_dropout = 1.0 if getattr(net, "has_null", False) else 0.0
 
     def velocity(self, x: Points, t: Times, cond: Condition | None = None, guidance: float = 1.0) -> Points:
         """The velocity on the linear path, whatever the network predicts."""
@@ -66,13 +90,3 @@ class Published(Deployed, VelocityMethod):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state with these names."""
         return self.net.model.load_state_dict(state_dict, strict, assign)  # type: ignore[union-attr, operator]
-
-
-def _table(betas: tuple[float, float], kind: str) -> DDPM:
-    if kind not in BETAS:
-        raise ValueError(f"beta_kind must be one of {', '.join(BETAS)}, got {kind!r}")
-    first, last = betas
-    if kind == "linear":
-        return DDPM.linear(1000, first, last)
-    roots = torch.linspace(first**0.5, last**0.5, 1000, dtype=torch.float64)
-    return DDPM(torch.cumprod(1 - roots**2, 0))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fmbench.shapes import Condition, Points, Times
 
-DIFFUSERS = ("UNet2DModel", "DiTTransformer2DModel")
+TRANSFORMER = "DiTTransformer2DModel"
+DIFFUSERS = ("UNet2DModel", TRANSFORMER)
 TORCHCFM = {"UNetModelWrapper": "torchcfm.models.unet.unet", "MLP": "torchcfm.models.models"}
 
 
@@ -33,12 +34,17 @@ class _Published(nn.Module):
     def __init__(self, model: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.model, self.shape, self.num_classes = model, tuple(shape), num_classes
+        self.has_null = bool(num_classes)
 
     def labels(self, x: Points, cond: Condition | None) -> Tensor | None:
         """Labels of the rows, the null label without a condition, None for a network without labels."""
         if not self.num_classes:
             return None
         if cond is None or cond.labels is None:
+            if not self.has_null:
+                raise ValueError(
+                    f"this network knows its {self.num_classes} classes and no label for none; give labels"
+                )
             return torch.full((len(x),), self.num_classes, dtype=torch.long, device=x.device)
         return cond.labels
 
@@ -61,7 +67,15 @@ class Diffusers(_Published):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         made = _class("diffusers", "diffusers", network, DIFFUSERS)
-        super().__init__(made(**{k: v for k, v in (config or {}).items() if not k.startswith("_")}), shape, num_classes)
+        given = {k: v for k, v in (config or {}).items() if not k.startswith("_")}
+        super().__init__(made(**given), shape, num_classes)
+        # The transformer always has a row more than it has classes, for the label that it was trained without.
+        known = given.get("num_class_embeds") or (
+            given.get("num_embeds_ada_norm", 1000) + 1 if network == TRANSFORMER else 0
+        )
+        if known not in (num_classes, num_classes + 1) or bool(known) != bool(num_classes):
+            raise ValueError(f"[net] the network knows {known} labels, and this entry has {num_classes} classes")
+        self.has_null = known == num_classes + 1
 
     def forward(self, x: Points, t: Times, *, r: Times | None = None, cond: Condition | None = None) -> Points:
         """The network's own prediction at its own time."""

@@ -187,6 +187,32 @@ class VE(Schedule):
         return ()
 
 
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""Spacings of betas, under the names that diffusers has for them."""
+MOST_LEVELS = 100_000
+
+
+def table(kind: str, levels: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """alphas_cumprod, (levels,) float64: betas ("linear") or their roots ("scaled_linear") equally spaced from ``first`` to ``last``, or those
+    of a squared cosine, at most 0.999 (2102.09672, eq. 17). Raises ValueError in one line for any other kind, length, or betas.
+    """
+    if kind not in BETAS:
+        raise ValueError(f"beta_kind must be one of {', '.join(BETAS)}, got {kind!r}")
+    if not 2 <= levels <= MOST_LEVELS or not 0 < first < last < 1:
+        raise ValueError(
+            f"a table needs 2 to {MOST_LEVELS} levels and 0 < first < last < 1 as betas, got {levels}, {first}, {last}"
+        )
+    if kind == "squaredcos_cap_v2":
+        steps = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
+        left = torch.cos((steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - left[1:] / left[:-1]).clamp(max=0.999)
+    elif kind == "linear":
+        betas = torch.linspace(first, last, levels, dtype=torch.float64)
+    else:
+        betas = torch.linspace(first**0.5, last**0.5, levels, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
 class DDPM(Schedule):
     """A table of ``alphas_cumprod``, (N,), falling: a_k^2 = alphas_cumprod[k], a^2 + m^2 = 1, at the indices k = 0, ..., N - 1.
 
@@ -208,7 +234,7 @@ class DDPM(Schedule):
     @classmethod
     def linear(cls, steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> DDPM:
         """The table of Ho et al.: betas equally spaced from ``first`` to ``last``."""
-        return cls(torch.cumprod(1 - torch.linspace(first, last, steps, dtype=torch.float64), 0))
+        return cls(table("linear", steps, first, last))
 
     @property
     def span(self) -> tuple[float, float]:  # type: ignore[override]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmbench.records import foreign
 from fmbench.records.names import check_name_in
 from fmbench.records.pins import (
     Replicate,
@@ -159,7 +160,7 @@ class Recipe:
         content = {**dataclasses.asdict(self), "train": self.train.content()}
         if not self.replicates:
             del content["replicates"]
-        return tomli_w.dumps(plain(content))
+        return tomli_w.dumps(plain(foreign.collapse(content)))
 
     def save(self, path: Path) -> None:
         """Write the TOML file atomically."""
@@ -170,6 +171,8 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Build a recipe from parsed TOML. Raises ValueError naming file, key and what is allowed."""
     content = dict(content)
     _check_schema(content.get("schema", SCHEMA), where)
+    if "foreign" in content:
+        content = foreign.expand(content, where)
     content["train"] = from_table(Training, content.get("train", {}), f"{where} [train]")
     if content.get("weights") is not None:
         content["weights"] = from_table(Weights, content["weights"], f"{where} [weights]")

@@ -110,6 +110,7 @@ class _Adapter(nn.Module):
 class _Decoder(nn.Module):
     """Calls a function from latents to data, with the modules in it, so that its evaluations are counted."""
 
+    decode: Callable[..., Any]
     parts: nn.ModuleList
 
     def __init__(self, decode: Callable[..., Any]) -> None:
@@ -220,8 +221,8 @@ def wrap(
         time_scale: factor of that argument.
         arguments: "xt" or "tx", for ``module(t, x)``.
         conditional: whether it takes class labels as its third argument; ``null`` is its label for none, by default the number of classes.
-        grid: times that it is deployed with, by that clock before scaling, from noise to data, a function of the number of steps that gives
-            them, a name ("shifted", "karras", "leading", "trailing"), or a scheduler of diffusers, whose own times are taken. Euler along them is
+        grid: times that it is deployed with, by that clock before scaling, from noise to data, a function of the number of steps,
+            a name ("shifted", "karras", "leading", "trailing"), or a scheduler of diffusers, whose own times are taken. Euler along them is
             DDIM, or Euler of EDM, exactly; without a grid steps are equal on the linear path.
         sigma_data: for the raw network of EDM, the deviation of the data in its preconditioning (0.5 in the paper); ``predicts="edm"``.
         clip: largest value of predicted data in a step along the grid, as ``clip_sample`` of diffusers.
@@ -267,8 +268,8 @@ def wrap(
 
 def _in_latent_space(inner: _Wrapped, latent: Any) -> LatentFlow:
     """The flow with its decoder. Raises ValueError in one line for what is no pair of shape and decoder."""
-    shape, decode = latent if isinstance(latent, tuple) and len(latent) == 2 else (None, None)
-    whole = isinstance(shape, Sequence) and all(isinstance(n, int) and n > 0 for n in shape) and shape
+    shape, decode = latent if isinstance(latent, tuple) and len(latent) == 2 else ((), None)
+    whole = isinstance(shape, Sequence) and shape and all(isinstance(n, int) and n > 0 for n in shape)
     if not whole or not callable(decode):
         raise ValueError(f"latent must be (shape of a latent, function latents -> data), got {type(latent).__name__}")
     decoder = _Decoder(decode)

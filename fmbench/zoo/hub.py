@@ -125,8 +125,10 @@ class HubEntry:
         return told if pinned is None else {**told, "weights": pinned.sha256}
 
 
-def find(text: str) -> HubEntry:
+def find(text: str, task: str | None = None) -> HubEntry:
     """The entry that ``hf:owner/name@revision`` names, its recipe fetched and read, its weights not.
+
+    A repository without a recipe that diffusers can describe becomes an entry of ``task``, where that is given: its recipe is kept in the cache.
 
     Raises ValueError in one line for a repository that is no entry, which says what it may be, for a recipe that is none, of a newer version, or
     too large, and for weights that are no safetensors; FileNotFoundError, PermissionError or ConnectionError for what cannot be fetched.
@@ -135,6 +137,9 @@ def find(text: str) -> HubEntry:
     address = Address(asked.repo, repository.commit_of(asked))
     size, files = 0, None
     if not repository.is_here(address, [RECIPE]):
+        adopted = None if task is None else _adopted(asked, address, task)
+        if adopted is not None:
+            return adopted
         files = repository.listing(address)
         _require_entry(address, files)
         size = files[RECIPE].bytes
@@ -147,6 +152,22 @@ def find(text: str) -> HubEntry:
         require_safe(pinned.file, str(address))
     name = check_name(address.repo.replace("/", "--"), f"the entry of {address}")
     return HubEntry(asked, address, Entry(f"{recipe.task}/{name}", folder, recipe), files)
+
+
+def _adopted(asked: Address, address: Address, task: str) -> HubEntry | None:
+    """The entry that a repository of another library is for a task; None for a repository that has a recipe of its own."""
+    from fmbench.registry import TASKS
+    from fmbench.zoo import published
+
+    name = check_name(address.repo.replace("/", "--"), f"the entry of {address}")
+    folder = cache_root() / "adopted" / str(address.revision) / check_name(task, "a task") / name
+    if not (folder / RECIPE).is_file():
+        files = repository.listing(address)
+        if RECIPE in files or not any(place + "config.json" in files for place in published.FOLDERS):
+            return None
+        with writing(folder, str(address)):
+            published.write(str(address), TASKS.resolve(task)(), folder)
+    return HubEntry(asked, address, Entry(f"{task}/{name}", folder, read(folder / RECIPE)))
 
 
 def _require_entry(address: Address, files: Mapping[str, Listed]) -> None:

@@ -115,7 +115,7 @@ def resolve(spec: str | os.PathLike[str], task: str | None = None) -> Resolved:
 
 def _of_hub(spec: str, task: str | None) -> Resolved:
     """The entry in a repository of the Hub, with its recipe read; its weights are not fetched yet."""
-    found = hub.find(spec)
+    found = hub.find(spec, task)
     if task not in (None, found.entry.recipe.task):
         raise ValueError(f"{spec} is for task {found.entry.recipe.task}, not {task}")
     return Resolved(str(found.address), found.entry.name, found.entry.recipe.task, found.entry, hub=found)
