@@ -37,6 +37,7 @@ class Reading:
         grid: times that it is deployed with, from noise to data, or a function of the number of steps; on ``grid_clock`` before scaling.
         sigma_data: where the network is the raw one inside EDM's preconditioning, the deviation of the data; None for every other.
         clip: largest value of predicted data along the grid, None for no limit.
+        start: deviation of the noise that the grid starts from, in the network's own scale; None for that of the schedule.
     """
 
     predicts: str
@@ -48,6 +49,7 @@ class Reading:
     grid_clock: str = ""
     sigma_data: float | None = None
     clip: float | None = None
+    start: float | None = None
 
     @property
     def plain(self) -> bool:
@@ -94,7 +96,8 @@ class Reading:
         own = torch.as_tensor(given, dtype=torch.float64).flatten()[[0, -1]]
         ends = self.schedule.read(own, self.grid_clock or self.time)
         a, m = self.schedule.coefficients(ends)
-        return float(self.schedule.start(ends)[0] / (a + m)[0]), float((a + m)[1])
+        start = float(self.schedule.start(ends)[0]) if self.start is None else self.start
+        return start / float((a + m)[0]), float((a + m)[1])
 
 
 def reading(
@@ -137,7 +140,10 @@ def reading(
     if clip is not None and (grid is None or not clip > 0):
         raise ValueError(f"clip, a positive number, limits predicted data along a grid; got {clip!r} and grid={grid!r}")
     steps, on = _grid(grid, path, clock)
-    return Reading(predicts, path, clock, float(time_scale), arguments, steps, on, sigma_data, clip)
+    # Schedulers of diffusers start EDM from noise a little wider than its authors do.
+    start = getattr(grid, "init_noise_sigma", None) if isinstance(path, VE) else None
+    start = None if start is None else float(start)
+    return Reading(predicts, path, clock, float(time_scale), arguments, steps, on, sigma_data, clip, start)
 
 
 def _grid(given: Any, path: Schedule, clock: str) -> tuple[Grid | None, str]:

@@ -29,6 +29,7 @@ class Published(Deployed, VelocityMethod):
         sigmas, rho: least and most noise level of ``schedule = "edm"`` or "ve", and the power of its grid.
         sigma_data: deviation of the data in EDM's preconditioning of a raw network; 0 for a network that does its own.
         clip: largest value of predicted data in a step along the grid, 0 for no limit.
+        start: deviation of the noise that the grid starts from, 0 for that of the schedule.
     """
 
     summary = "a network that another library trained, read as a velocity"
@@ -54,6 +55,7 @@ class Published(Deployed, VelocityMethod):
         rho: float = 7.0,
         sigma_data: float = 0.0,
         clip: float = 0.0,
+        start: float = 0.0,
     ) -> None:
         super().__init__(net)
         path: str | Schedule = schedule
@@ -63,7 +65,7 @@ class Published(Deployed, VelocityMethod):
             path = VE(*sigmas)
         if last not in (-1, 0) or not 0 <= offset < levels:
             raise ValueError(f"last must be -1 or 0 and offset from 0 to {levels - 1}, got {last} and {offset}")
-        steps: Grid | str | None = grid or None
+        steps: Grid | None = None
         if grid == "shifted":
             steps = named(grid, shift)
         elif grid == "karras":
@@ -71,7 +73,7 @@ class Published(Deployed, VelocityMethod):
         elif grid in ("leading", "trailing"):
             steps = indices(grid, levels, offset, last)
         made = reading(predicts, path, time, time_scale, "xt", grid or None, sigma_data or None, clip or None)
-        self.reading = made if isinstance(steps, str) else replace(made, grid=steps)
+        self.reading = replace(made, grid=steps, start=start or None)
         self.label_dropout = 1.0 if getattr(net, "has_null", False) else 0.0
 
     def velocity(self, x: Points, t: Times, cond: Condition | None = None, guidance: float = 1.0) -> Points:

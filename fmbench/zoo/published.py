@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fmbench.methods.published import Published
 from fmbench.nets.published import DIFFUSERS, TRANSFORMER
 from fmbench.paths.schedules import BETAS
 from fmbench.records.foreign import PIN
@@ -19,7 +21,8 @@ from fmbench.storage.files import file_sha256
 from fmbench.storage.readers import MEBIBYTE, one_line, read_json, read_toml
 from fmbench.storage.repository import Address, Listed
 from fmbench.tasks.base import Task
-from fmbench.zoo import weight_file
+from fmbench.zoo import saving, sources, weight_file
+from fmbench.zoo.building import build, outline
 from fmbench.zoo.sources import require_announced, require_safe
 
 FOLDERS = ("", "unet/", "transformer/")
@@ -97,8 +100,17 @@ def write(text: str, task: Task, out: Path, table: Path | None = None) -> Path:
     if (out / "recipe.toml").exists():
         raise ValueError(f"{out} holds a recipe already; give another --out")
     made = recipe_of(text, task) if table is None else described(text, task, table)
+    _require_loadable(made, task, str(table or text))
     made.save(out / "recipe.toml")
     return out / "recipe.toml"
+
+
+def _require_loadable(recipe: Recipe, task: Task, where: str) -> None:
+    """Raise ValueError in one line for words or a network that cannot be built, and for weights that are not those of that network."""
+    assert recipe.weights is not None
+    plan = outline(recipe, task, Published, where) or build(recipe, task, Published, where)
+    file = sources.fetch_weights(recipe.weights)
+    saving.require_fit(weight_file.read_header(file), saving.layout(plan, recipe.train.storage), recipe.weights.file)
 
 
 def _json(address: Address, files: Mapping[str, Listed], name: str) -> dict[str, Any]:
@@ -195,12 +207,14 @@ def _edm(said: Mapping[str, Any]) -> dict[str, Any] | None:
     plain = said.get("prediction_type", "epsilon") == "epsilon" and said.get("final_sigmas_type", "zero") == "zero"
     if not plain or said.get("sigma_schedule", "karras") != "karras":
         return None
+    most = float(said.get("sigma_max", 80.0))
     return {
         "predicts": "edm",
         "schedule": "edm",
         "time": "log_sigma_4",
         "grid": "karras",
-        "sigmas": [float(said.get("sigma_min", 0.002)), float(said.get("sigma_max", 80.0))],
+        "sigmas": [float(said.get("sigma_min", 0.002)), most],
+        "start": math.sqrt(most**2 + 1),
         "rho": float(said.get("rho", 7.0)),
         "sigma_data": float(said.get("sigma_data", 0.5)),
     }
