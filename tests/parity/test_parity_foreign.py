@@ -13,7 +13,7 @@ import fmbench
 from fmbench.flows.flow import as_draws
 from fmbench.records.sampler import Sampler
 from fmbench.shapes import as_condition
-from fmbench.zoo.foreign import wrap
+from fmbench.zoo.foreign import as_it_is, wrap
 
 ROWS = 6
 
@@ -220,6 +220,92 @@ def test_classes_and_their_null_label(start: Tensor) -> None:
     assert torch.allclose(drawn(model, start, 1, labels=labels, guidance=3.0), guided, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "predicts"), [("epsilon", "noise"), ("sample", "data"), ("v_prediction", "v")])
+def test_clipped_ddim_of_diffusers(unet: nn.Module, start: Tensor, kind: str, predicts: str) -> None:
+    from diffusers import DDIMScheduler
+
+    from fmbench.paths.schedules import DDPM
+
+    scheduler = DDIMScheduler(prediction_type=kind, clip_sample_range=0.5)
+    theirs = pipeline(scheduler, lambda x, t: unet(x, t.expand(len(x))).sample, start, 10)
+    table = DDPM(scheduler.alphas_cumprod)
+    words = {"predicts": predicts, "schedule": table, "time": "index", "grid": scheduler}
+    model = wrap(unet, "digits", "ddim", clip=0.5, **words)
+    # At index 900 noise is divided by a = 0.01, in float32 in both.
+    near = 3e-4 if predicts == "noise" else 2e-5
+    assert float((drawn(model, start, 10) - theirs).abs().max()) < near
+    assert float((drawn(wrap(unet, "digits", "ddim", **words), start, 10) - theirs).abs().max()) > 1e-2
+    assert "clips the data" in str(model.method.accepts(Sampler("heun", 10)))
+
+
+def test_heun_of_flow_matching_in_diffusers(unet: nn.Module, start: Tensor) -> None:
+    from diffusers import FlowMatchHeunDiscreteScheduler
+
+    scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    theirs = pipeline(scheduler, lambda x, t: unet(x, t.expand(len(x))).sample, start, 6)
+    model = wrap(unet, "digits", "flow", time="data_at_0", time_scale=1000, grid=scheduler)
+    assert float((drawn(model, start, 6, "heun") - theirs).abs().max()) < 2e-5
+    assert model.rows(0, 4, 0, Sampler("heun", 6), 4).evaluations.network == 4 * 11
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_the_raw_network_of_edm(unet: nn.Module, start: Tensor, steps: int) -> None:
+    from diffusers import EDMEulerScheduler
+
+    words = {"predicts": "edm", "schedule": "edm", "time": "log_sigma_4", "sigma_data": 0.5}
+    scheduler = EDMEulerScheduler()
+    theirs = pipeline(scheduler, lambda x, t: unet(x, t.expand(len(x))).sample, start, steps)
+    model = wrap(unet, "digits", "edm", grid=scheduler, **words)
+    assert float((drawn(model, start, steps) - theirs).abs().max()) < 5e-5
+    # By the authors' own sampler, which starts from noise of deviation 80 instead of sqrt(80^2 + 1).
+    denoiser = Denoiser(unet)
+    with torch.no_grad():
+        authors = edm_sampler(denoiser, start, steps, heun=True)
+    model = wrap(unet, "digits", "edm", grid="karras", **words)
+    assert float((drawn(model, start, steps, "heun") - authors).abs().max()) < 2e-5
+    assert model.rows(0, 4, 0, Sampler("heun", steps), 4).evaluations.network == 4 * (2 * steps - 1)
+
+
+def test_a_named_grid_is_that_of_the_scheduler(unet: nn.Module, start: Tensor) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    words = {"time": "data_at_0", "time_scale": 1000}
+    named, own = (wrap(unet, "digits", "f", grid=g, **words) for g in ("shifted", FlowMatchEulerDiscreteScheduler()))
+    assert torch.allclose(drawn(named, start, 5), drawn(own, start, 5), atol=2e-6)
+
+
+def test_latents_are_decoded_and_the_decoder_is_counted_apart(unet: nn.Module) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        in_channels=1, out_channels=1, latent_channels=1, block_out_channels=(4,), norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
+    ).eval()  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    words = {"time": "data_at_0", "time_scale": 1000, "grid": scheduler}
+    model = wrap(unet, "digits", "latent", latent=((1, 8, 8), lambda z: vae.decode(z / 0.3)), **words)
+    noise = model.noise(0, 5, 0)
+    latents = pipeline(scheduler, lambda x, t: unet(x, t.expand(len(x))).sample, noise, 4)
+    with torch.no_grad():
+        theirs = vae.decode(latents / 0.3).sample
+    assert torch.allclose(model.sample(5, solver="euler", steps=4), theirs, atol=1e-5)
+    assert model.rows(0, 5, 0, Sampler("euler", 4), 5).evaluations.rows == {"network": 20, "guidance": 0, "decoder": 5}
+    assert model.parameters == sum(p.numel() for net in (unet, vae) for p in net.parameters())
+    before = model.identity["weights_sha256"]
+    with torch.no_grad():
+        vae.post_quant_conv.bias += 1
+    assert as_it_is(model).identity["weights_sha256"] != before
+
+
+@pytest.mark.slow
+def test_a_latent_model_is_evaluated(unet: nn.Module) -> None:
+    model = wrap(unet, "digits", "latent", time="data_at_0", time_scale=1000, latent=((1, 8, 8), nn.Upsample(size=8)))
+    _, result = fmbench.evaluate(model, "quick", limit=32)
+    assert all(row.failed is None for row in result.rows)
+    assert {row.nfe["decoder"] for row in result.rows} == {1}
+
+
+@pytest.mark.slow
 def test_a_wrapped_pipeline_is_evaluated_with_the_sampler_that_it_is_deployed_with(unet: nn.Module) -> None:
     model = wrap(Denoiser(unet), "digits", "edm", predicts="edm", schedule="edm", grid=karras)
     _, result = fmbench.evaluate(model, "quick", limit=32)
@@ -241,6 +327,13 @@ def test_a_wrapped_pipeline_is_evaluated_with_the_sampler_that_it_is_deployed_wi
         ({"arguments": "x"}, 'arguments must be "xt"'),
         ({"arguments": "tx", "call": lambda m, x, t: x}, "give one of them"),
         ({"conditional": True}, "needs a task with classes"),
+        ({"grid": "karass"}, "grid must be one of shifted, karras"),
+        ({"grid": "karras"}, "of times by sigma, and this schedule has data_at_1"),
+        ({"grid": 3}, "or a scheduler of diffusers, got int"),
+        ({"sigma_data": 0.5}, "for the raw network of a denoiser"),
+        ({"clip": 1.0}, "limits predicted data along a grid"),
+        ({"latent": (2, 4)}, "latent must be"),
+        ({"latent": ((2, 0), nn.Identity())}, "latent must be"),
     ],
 )
 def test_words_that_make_no_sense_are_refused_in_one_line(words: dict[str, Any], message: str) -> None:
