@@ -32,6 +32,8 @@ _LAZY = {
     "list_benchmarks": "fmbench.storage.bundled",
     "list_metrics": "fmbench.zoo.catalogue",
     "Result": "fmbench.records.result",
+    "results": "fmbench.report.frames",
+    "compare": "fmbench.report.frames:compare_entries",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Result",
     "__version__",
     "check_method",
+    "compare",
     "evaluate",
     "list_benchmarks",
     "list_entries",
@@ -46,6 +49,7 @@ __all__ = [
     "list_metrics",
     "list_tasks",
     "load",
+    "results",
     "train",
     "wrap",
 ]
@@ -53,6 +57,8 @@ __all__ = [
 if TYPE_CHECKING:
     from fmbench.evaluation.run import evaluate
     from fmbench.records.result import Result
+    from fmbench.report.frames import compare_entries as compare
+    from fmbench.report.frames import results
     from fmbench.storage.bundled import list_benchmarks
     from fmbench.testing import check_method
     from fmbench.training.run import train
@@ -66,7 +72,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'fmbench' has no attribute {name!r}")
     # No module shares a name with one of these: importing it would shadow the function.
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    module, _, attribute = _LAZY[name].partition(":")
+    value = getattr(importlib.import_module(module), attribute or name)
     globals()[name] = value
     return value
 

@@ -68,7 +68,17 @@ METHODS = Registry(
         "rectified-flow": "fmbench.methods.rectified_flow:RectifiedFlow",
         "reflow": "fmbench.methods.rectified_flow:Reflow",
         "distill": "fmbench.methods.distill:Distill",
+        "edm": "fmbench.methods.edm:EDM",
+        "immiscible": "fmbench.methods.immiscible:Immiscible",
+        "immiscible-knn": "fmbench.methods.immiscible:ImmiscibleKNN",
+        "meanflow": "fmbench.methods.meanflow:MeanFlow",
+        "imf": "fmbench.methods.imf:IMF",
+        "split-meanflow": "fmbench.methods.split_meanflow:SplitMeanFlow",
+        "shortcut": "fmbench.methods.shortcut:Shortcut",
+        "consistency": "fmbench.methods.consistency:Consistency",
+        "consistency-distill": "fmbench.methods.consistency:ConsistencyDistillation",
         "oracle": "fmbench.methods.oracle:Oracle",
+        "published": "fmbench.methods.published:Published",
     },
 )
 TOOLS = Registry("tool", {"classifier": "fmbench.features.classifier:Classifier"})
@@ -80,6 +90,8 @@ NETS = Registry(
         "unet": "fmbench.nets.unet:UNet",
         "dit": "fmbench.nets.dit:DiT",
         "cnn": "fmbench.nets.cnn:CNN",
+        "diffusers": "fmbench.nets.published:Diffusers",
+        "torchcfm": "fmbench.nets.published:TorchCFM",
     },
 )
 SOLVERS = Registry(

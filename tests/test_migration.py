@@ -117,7 +117,7 @@ def test_running_twice_changes_nothing(old: Path, capsys: pytest.CaptureFixture)
     assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == NAMES
     before = bytes_of(old)
     assert main(["leaderboard", "migrate", str(old)]) == 0
-    assert capsys.readouterr().out == "every result has the newest schema already\n"
+    assert capsys.readouterr().out == "every result has the newest schema and its present name already\n"
     assert main(["leaderboard", "migrate", str(old), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
     assert bytes_of(old) == before

@@ -23,6 +23,7 @@ from fmbench import noise
 from fmbench.cli import main
 from fmbench.flows.velocity import VelocityFlow
 from fmbench.methods.base import VelocityMethod
+from fmbench.methods.cfm import CFM
 from fmbench.methods.rectified_flow import teacher_pairs
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, override, read
@@ -208,14 +209,18 @@ def test_the_average_of_the_weights_is_what_is_saved(decay: float, tmp_path: Pat
     assert not torch.allclose(average, later[-1], atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["reflow", "distill"])
+@pytest.mark.parametrize("method", ["reflow", "distill", "consistency-distill"])
 def test_students_start_from_their_teacher(method: str, zoo: Path, tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
-    settings = {"teacher": f"{TASK}/tiny", "method.pairs": 256, "train.lr": 0.0, "train.steps": 2}
+    pairs = {} if method == "consistency-distill" else {"method.pairs": 256}
+    settings = {"teacher": f"{TASK}/tiny", **pairs, "train.lr": 0.0, "train.steps": 2}
     out = train(tiny_recipe(TASK, method, **settings), tmp_path / "student")
     assert weights(out) == weights(zoo / TASK / "tiny")  # learning rate 0
     teacher = read(zoo / TASK / "tiny" / "recipe.toml").weights
     assert teacher is not None
-    assert read(out / "recipe.toml").made["teacher_sha256"] == teacher.sha256
+    made, before = read(out / "recipe.toml").made, read(zoo / TASK / "tiny" / "recipe.toml").train
+    assert made["teacher_sha256"] == teacher.sha256
+    assert made["teacher_samples_seen"] == before.steps * before.batch_size
+    assert f"trained on {made['teacher_samples_seen']:,} samples before" in (out / "README.md").read_text()
     assert load(str(out)).sample(4).isfinite().all()
 
 
@@ -498,6 +503,20 @@ def test_the_card_of_an_image_entry_shows_what_its_weights_draw(tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_the_card_of_a_map_shows_one_jump_and_the_trajectories_of_its_velocity(
+    tmp_path: Path, tiny_recipe: MakeRecipe
+) -> None:
+    from PIL import Image
+
+    from fmbench.zoo.pictures import grid
+
+    folder = train(tiny_recipe("digits", "meanflow", **{"train.steps": 2}), tmp_path / "digits" / "tiny")
+    drawn = np.asarray(Image.open(folder / "samples.png"))
+    np.testing.assert_array_equal(drawn, np.asarray(grid(fmbench.load(str(folder)).sample(64, seed=0, steps=1))))
+    assert (folder / "trajectory.png").is_file()
+
+
+@pytest.mark.slow
 def test_the_card_of_a_conditional_entry_shows_a_row_per_class(tmp_path: Path, tiny_recipe: MakeRecipe) -> None:
     from PIL import Image
 
@@ -518,3 +537,13 @@ def test_the_card_of_a_conditional_entry_shows_a_row_per_class(tmp_path: Path, t
     undropped = override(read(folder / "recipe.toml"), {"method.label_dropout": 0.0})
     never_null = train(undropped, tmp_path / "digits" / "undropped")
     assert not (never_null / "classes.png").exists()
+
+
+def test_a_loss_with_a_schedule_is_told_how_much_of_the_training_is_done(
+    tmp_path: Path, tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(CFM, "pair", lambda self, batch, generator: (told.append(batch.progress), batch)[1])
+    train(tiny_recipe(TASK, "cfm", **{"train.steps": 4}), tmp_path / "out", max_steps=3)
+    train(tiny_recipe(TASK, "cfm", **{"train.steps": 4}), tmp_path / "out")
+    assert told == [0.0, 0.25, 0.5, 0.75]

@@ -24,7 +24,7 @@ def cmd_leaderboard(args: argparse.Namespace) -> int:
 
 
 def cmd_migrate(args: argparse.Namespace) -> int:
-    """Write the results of a folder in the newest schema; no number is measured."""
+    """Write the results of a folder in the newest schema and under the present names of entries; no number is measured."""
     from fmbench.evaluation.migration import migrate
 
     folder = args.folder or Path("leaderboard")
@@ -33,7 +33,9 @@ def cmd_migrate(args: argparse.Namespace) -> int:
     moved = migrate(folder)
     report_problems(moved.problems)
     written = [str(path) for path in moved.written]
-    print_json(written) if args.json else print("\n".join(written) or "every result has the newest schema already")
+    print_json(written) if args.json else print(
+        "\n".join(written) or "every result has the newest schema and its present name already"
+    )
     return FAILED if moved.problems else DONE
 
 
@@ -61,7 +63,10 @@ def add(add: Add, commands: Any) -> None:
     p.add_argument("folder", nargs="?", type=Path, help="folder with results/ (default: leaderboard)")
     p.add_argument("--readme", type=Path, help="Markdown file whose marked tables are filled from the results")
     p = add(
-        "migrate", cmd_migrate, "results of earlier versions in the newest schema, nothing measured", commands_of_board
+        "migrate",
+        cmd_migrate,
+        "results of earlier versions in the newest schema and under the present names of entries, nothing measured",
+        commands_of_board,
     )
     p.add_argument("folder", nargs="?", type=Path, help="folder with results/ (default: leaderboard)")
     add("sysinfo", cmd_sysinfo, "versions and devices")

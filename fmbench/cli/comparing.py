@@ -1,4 +1,4 @@
-"""fmbench validate-ranking."""
+"""fmbench compare and validate-ranking."""
 
 from __future__ import annotations
 
@@ -34,8 +34,27 @@ def cmd_validate_ranking(args: argparse.Namespace) -> int:
     return DONE if all(line.held for line in lines) else FAILED
 
 
+def cmd_compare(args: argparse.Namespace) -> int:
+    """Compare two entries by their results."""
+    from fmbench.report.frames import compare_entries
+
+    found = compare_entries(args.one, args.other, args.benchmark, args.results)
+    if args.json:
+        print_json({"verdict": found.verdict, "metrics": found.table.to_dict("records")})
+    else:
+        print(f"{found.table.to_string(index=False)}\n\n{found.verdict}")
+    return DONE
+
+
 def add(add: Add) -> None:
-    """Add the command."""
+    """Add the commands."""
+    p = add("compare", cmd_compare, "compare two entries by their results, and say in words which is better")
+    p.add_argument("one", help="task/entry")
+    p.add_argument("other", help="task/entry")
+    p.add_argument("--benchmark", required=True, help="the benchmark whose results are compared")
+    p.add_argument(
+        "--results", type=Path, help="folder of results, as `fmbench run --out` writes it (default: the bundled ones)"
+    )
     p = add("validate-ranking", cmd_validate_ranking, "simulate error and power of the rule that ranks entries")
     p.add_argument("--quick", action="store_true", help="a fifth of the repetitions")
     p.add_argument("--markdown", type=Path, help="also write the report to a file")

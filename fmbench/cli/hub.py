@@ -56,6 +56,23 @@ def cmd_pin(args: argparse.Namespace) -> int:
     return DONE
 
 
+def cmd_adopt(args: argparse.Namespace) -> int:
+    """Make an entry of a model that another library published."""
+    from fmbench.registry import TASKS
+    from fmbench.storage.repository import PREFIX
+    from fmbench.zoo import catalogue, published
+
+    if not args.repository.startswith(PREFIX):
+        raise UsageError(f"{args.repository} names no repository of the Hub; write hf:owner/name@revision")
+    task = TASKS.resolve(args.task)()
+    name = args.repository.removeprefix(PREFIX).partition("@")[0].replace("/", "--")
+    path = published.write(args.repository, task, args.out or catalogue.LOCAL_ENTRIES / args.task / name)
+    print_json({"recipe": str(path)}) if args.json else print(
+        f"{path}: evaluate it with `fmbench run BENCHMARK -m {path.parent}`"
+    )
+    return DONE
+
+
 def cmd_push(args: argparse.Namespace) -> int:
     """Publish an entry in one commit."""
     from fmbench.storage.repository import PREFIX, parse_address
@@ -151,6 +168,10 @@ def add(add: Add) -> None:
     p.add_argument("--all", action="store_true", help="all benchmarks with their data, extractors and entries")
     p = add("pin", cmd_pin, "print the address of what a repository of the Hub holds now")
     p.add_argument("repository", help="hf:owner/name, or hf:owner/name@revision")
+    p = add("adopt", cmd_adopt, "make an entry of a model that was published with diffusers")
+    p.add_argument("repository", help="hf:owner/name@revision")
+    p.add_argument("--task", required=True, help="the task that it makes samples of")
+    p.add_argument("--out", type=Path, help="folder of the entry (default: entries/TASK/OWNER--NAME)")
     p = add("push", cmd_push, "publish an entry on the Hub, in one commit")
     p.add_argument("entry", help="task/entry, folder or file.py:Class")
     p.add_argument("--repo", required=True, help="owner/name; it is created where there is none")

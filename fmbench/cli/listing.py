@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import fmbench
+from fmbench.cli.about_method import about
 from fmbench.cli.shared import DONE, Add, print_json
 from fmbench.registry import REGISTRIES, UnknownName, nearest
 
@@ -82,6 +83,8 @@ def _registered(kind: str, name: str) -> dict[str, Any]:
     """The summary, reference and docstring of a registered class or function."""
     if kind == "tasks":
         return _task(name)
+    if kind == "methods" and name in REGISTRIES[kind].table:
+        return about(name)
     found = REGISTRIES[kind].resolve(name)
     said = {key: getattr(found, key) for key in ("summary", "reference") if isinstance(getattr(found, key, None), str)}
     return {**said, "text": _first_paragraph(found.__doc__)}

@@ -25,7 +25,7 @@ def cmd_run(args: argparse.Namespace) -> int:
     options = Options(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)})
     spec = protocol.read(args.benchmark)
     resolve_device(options.device)
-    planned = plan(spec, args.model)
+    planned = plan(spec, args.model, options.trainings)
     with progress_bars(not args.json) as progress:
         bar = progress.add_task(spec.name, total=len(planned))
 

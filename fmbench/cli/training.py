@@ -43,12 +43,28 @@ def _require_own_words(chosen: Any, args: argparse.Namespace) -> None:
             raise UsageError(f"{args.entry} runs code from {named}; say so with {option} {named}")
 
 
+def _of_training(recipe: Any, entry: Any, args: argparse.Namespace) -> Any:
+    """The recipe of what was named; that of one training of an entry starts from the teacher that this training had."""
+    from fmbench.records.names import split_training
+    from fmbench.training.seeds import teacher_of
+
+    index = split_training(entry.name)[1]
+    if index is None:
+        return recipe
+    if args.out is None or args.seeds is not None or args.adopt:
+        raise UsageError(
+            f"{args.entry} is one training of {entry.whole}; say where to make it again with --out, or train the entry, with --seeds"
+        )
+    return replace(recipe, teacher=teacher_of(recipe, index))
+
+
 def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
     """The recipe to train and the folder to write."""
     from fmbench.records import recipe
     from fmbench.records.names import check_name
     from fmbench.registry import TASKS, file_class
     from fmbench.zoo import catalogue
+    from fmbench.zoo.code import rule_parameters
     from fmbench.zoo.resolve import resolve
 
     settings = _settings(args)
@@ -60,9 +76,11 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, Path]:
         if args.task is not None or args.method not in (None, chosen.method["name"]):
             raise UsageError("give an entry folder, or --method and --task, not both")
         _require_own_words(chosen, args)
+        chosen = _of_training(chosen, named.entry, args)
     elif args.method and args.task:
         _, name = file_class(args.method) or ("", args.method)
-        chosen = recipe.closed(TASKS.resolve(args.task)(), args.method)
+        task = TASKS.resolve(args.task)()
+        chosen = recipe.closed(task, args.method, rule_parameters(args.method, task))
         folder = catalogue.kebab(name) + catalogue.CONDITIONAL * args.conditional
         out = catalogue.LOCAL_ENTRIES / check_name(args.task, "a task") / check_name(folder, "an entry")
     else:
@@ -119,13 +137,9 @@ def cmd_train(args: argparse.Namespace) -> int:
     """Train a recipe, with one seed or with several."""
     import torch
 
-    from fmbench.records.names import split_training
     from fmbench.training import seeds
     from fmbench.zoo.code import method_class
 
-    if args.entry is not None and split_training(args.entry)[1] is not None and not Path(args.entry).is_dir():
-        entry = split_training(args.entry)[0]
-        raise UsageError(f"{args.entry} is one training of {entry}; train the entry, with --seeds for several")
     chosen, out = _recipe(args)
     if args.threads is not None:
         if args.threads > MOST_THREADS:

@@ -63,6 +63,13 @@ class Options:
     trust_remote_code: bool = option(
         False, "run the code of models that are hf:owner/name@COMMIT; recorded in the result"
     )
+    trainings: int | None = option(
+        None,
+        "trainings of each entry that has several, counted from its first (default: as many as the benchmark asks for); "
+        "below three a row is about the network",
+        least=1,
+        kind=int,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -26,11 +26,11 @@ class Planned:
         return f"{self.task.name}/{DATA}" if self.model is None else self.model.spec
 
 
-def plan(spec: Protocol, models: Sequence[str | Resolved] | None) -> list[Planned]:
+def plan(spec: Protocol, models: Sequence[str | Resolved] | None, trainings: int | None = None) -> list[Planned]:
     """Every evaluation of a benchmark: per task the ``data`` anchor, then the models in the order given.
 
-    ``models`` None means every bundled entry of the protocol's tasks. Of an entry with several trainings as many are planned as the protocol
-    asks for; a name with ``@K`` means that one alone. A folder that cannot be read stands under the first task, and fails
+    ``models`` None means every bundled entry of the protocol's tasks. Of an entry with several trainings as many are planned as ``trainings``
+    says, or the protocol; a name with ``@K`` means that one alone. A folder that cannot be read stands under the first task, and fails
     when its turn comes. Raises what :func:`~fmbench.zoo.resolve.resolve` raises, and ValueError for an empty list, a model of another task,
     two models whose results would lie in one file, or when nothing is bundled.
     """
@@ -40,7 +40,7 @@ def plan(spec: Protocol, models: Sequence[str | Resolved] | None) -> list[Planne
     if not named:
         raise ValueError(f"no entry is bundled for {', '.join(spec.tasks)}; name models of your own with -m")
     found = [one for name in named for one in (resolve_for(name, spec.tasks) if isinstance(name, str) else [name])]
-    chosen = [one for model in found for one in model.trainings(spec.trainings)]
+    chosen = [one for model in found for one in model.trainings(trainings or spec.trainings)]
     _check(chosen, spec)
     planned = []
     for task_name in spec.tasks:

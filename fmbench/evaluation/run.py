@@ -130,7 +130,10 @@ def run(
     spec = protocol.read(benchmark)
     options = options or Options()
     options.check(spec)
-    loaded, planned = _Models(resolve_device(options.device), options.trust_remote_code), plan(spec, models)
+    loaded, planned = (
+        _Models(resolve_device(options.device), options.trust_remote_code),
+        plan(spec, models, options.trainings),
+    )
     check_writable(out)
     # Read before any work: a damaged file of latencies must not be found out after hours.
     book = Book(out)
@@ -250,30 +253,34 @@ def evaluate(
     overwrite: bool = False,
     workers: int | str = "auto",
     trust_remote_code: bool = False,
+    trainings: int | None = None,
 ) -> list[Result]:
-    """Evaluate a loaded model, or the model a string names, on a benchmark; one Result per task it applies to.
+    """Evaluate a loaded model, or the entry a string names, on a benchmark: a Result of real data, then one of each training.
 
-    The anchor row of real data comes first for every task. With ``out`` the run is resumable and its results are saved. The other keywords
-    are the options of ``fmbench run``, which :class:`~fmbench.evaluation.options.Options` defines for both; several ``workers`` sample the
-    model of a string, while a loaded one stays in this process. A model that is not on ``device`` is moved there and comes back.
+    A loaded model is one training; of an entry as many are evaluated as ``trainings`` says, or the benchmark. With ``out`` the run is
+    resumable and its results are saved. The other keywords are the options of ``fmbench run``, which
+    :class:`~fmbench.evaluation.options.Options` defines for both; several ``workers`` sample the model of a string, while a loaded one stays
+    in this process. A model that is not on ``device`` is moved there and comes back.
 
     Raises ValueError in one line when the benchmark has no task of the model, for options out of range, and for a model that fails its trial.
     """
     spec = protocol.read(benchmark)
     drawn = (device, batch_size, limit, seed_set, dtype, compile, channels_last)
-    options = Options(*drawn, extended, overwrite, workers, trust_remote_code)
+    options = Options(*drawn, extended, overwrite, workers, trust_remote_code, trainings)
     options.check(spec)
-    place, named = resolve_device(device), None
-    if isinstance(model, str):
-        found = resolve(model)
-        with foreign(), isolated():
-            model = found.load(place, trust_remote_code)
-        named = None if found.runs_remote_code else found.spec
-    if model.task.name not in spec.tasks:
-        raise ValueError(f"{model.name} is for task {model.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
-    require_own_name(model)
-    folder = None if out is None else Path(out)
-    with executor(options.processes(place, 1) if named else 1) as pool:
-        helpers = Helpers(pool, named) if named and pool.workers > 1 else None
-        data = evaluate_one(spec, model.task, None, options, folder)
-        return [data, evaluate_one(spec, model.task, model, options, folder, book=Book(folder), helpers=helpers)]
+    place, folder = resolve_device(device), None if out is None else Path(out)
+    chosen = resolve(model).trainings(trainings or spec.trainings) if isinstance(model, str) else [model]
+    results: list[Result] = []
+    for one in chosen:
+        named = one.spec if isinstance(one, Resolved) and not one.runs_remote_code else None
+        if isinstance(one, Resolved):
+            with foreign(), isolated():
+                one = one.load(place, trust_remote_code)
+        if one.task.name not in spec.tasks:
+            raise ValueError(f"{one.name} is for task {one.task.name}, and {spec.name} has {', '.join(spec.tasks)}")
+        require_own_name(one)
+        with executor(options.processes(place, 1) if named else 1) as pool:
+            helpers = Helpers(pool, named) if named and pool.workers > 1 else None
+            results = results or [evaluate_one(spec, one.task, None, options, folder)]
+            results.append(evaluate_one(spec, one.task, one, options, folder, book=Book(folder), helpers=helpers))
+    return results

@@ -19,10 +19,12 @@ class FlowMap(Flow):
 
     Attributes:
         most: the most jumps that it was trained for, None for any number.
+        noisy: whether a jump that does not end in the data takes fresh standard normal noise, as keyword ``noise``.
     """
 
     default: ClassVar[Sampler] = Sampler("euler", 1)
     most: int | None = None
+    noisy: ClassVar[bool] = False
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -44,8 +46,10 @@ class FlowMap(Flow):
     def sample(self, draws: Draws, sampler: Sampler, cond: Condition | None = None) -> Points:
         """Jump along the grid from t = 0 to t = 1. Raises ValueError for a sampler that it does not accept."""
         self.require(sampler)
-        x, cond = as_draws(draws).start(), as_condition(cond)
-        for start, stop in pairwise(sampler.times().tolist()):
+        draws, cond = as_draws(draws), as_condition(cond)
+        x = draws.start()
+        for step, (start, stop) in enumerate(pairwise(sampler.times().tolist())):
             r, t = (torch.full((len(x),), time, dtype=x.dtype, device=x.device) for time in (start, stop))
-            x = self.jump(x, r, t, cond)
+            drawn = {"noise": draws.normal(tuple(x.shape[1:]), step)} if self.noisy and stop < 1 else {}
+            x = self.jump(x, r, t, cond, **drawn)
         return x

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,11 +22,20 @@ from fmbench.tasks.base import Task
 
 @dataclass(frozen=True)
 class Batch:
-    """One training minibatch: ``x0`` and ``x1`` of shape (batch, *shape), labels of ``x1`` or None."""
+    """One training minibatch.
+
+    Attributes:
+        x0, x1: source and data points, (batch, *shape).
+        labels: of ``x1``, or None.
+        progress: share of the training that is done, from 0 at the first step to almost 1, for losses with a schedule.
+        base: the trained model that a loss asks at its own points, put there by the source of batches; it is no part of what is trained.
+    """
 
     x0: Points
     x1: Points
     labels: Labels | None = None
+    progress: float = 0.0
+    base: Flow | None = None
 
     @property
     def cond(self) -> Condition | None:
@@ -36,7 +45,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(self.x0.to(device), self.x1.to(device), labels)
+        return replace(self, x0=self.x0.to(device), x1=self.x1.to(device), labels=labels)
 
 
 BatchSource = Callable[[torch.Generator], Batch]
@@ -50,11 +59,13 @@ class Method(Flow):
     ``[method]`` table), and implement :meth:`loss`; :meth:`sample` comes from the kind of flow that they are.
 
     Attributes:
+        objective: the loss as one equation, for ``fmbench info``.
         trains: False for a method that changes no weight: a schedule, a closed form.
         needs_base: whether it starts from a trained model, which a recipe names as ``teacher``.
         gaussian_source_only: whether the method is only defined when the source is N(0, I).
     """
 
+    objective: ClassVar[str] = ""
     trains: ClassVar[bool] = True
     needs_base: ClassVar[bool] = False
     gaussian_source_only: ClassVar[bool] = False
@@ -69,6 +80,11 @@ class Method(Flow):
         arguments = {k: v for k, v in net.items() if k != "name"}
         classes = task.num_classes if conditional else 0
         return create("nets", net["name"], shape=task.shape, num_classes=classes, **arguments)
+
+    @classmethod
+    def parameters_for(cls, task: Task) -> Mapping[str, Any]:  # noqa: ARG003
+        """Parameters that depend on the task, by a rule the method states; ``fmbench train --method`` writes them into the recipe."""
+        return {}
 
     def batches(self, task: Task, base: Flow | None, batch_size: int) -> BatchSource:
         """The source of minibatches: fresh source points and training data, independently paired."""

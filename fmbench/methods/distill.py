@@ -23,6 +23,7 @@ class Distill(FlowMap, Method):
 
     summary = "one-step map distilled from a rectified flow"
     reference = "arXiv:2209.03003"
+    objective = "E |z + net(z, 0) - Z1(z)|^2 over the pairs (z, Z1) of the teacher"
     most = 1
     needs_base = True
 

@@ -16,6 +16,7 @@ class FM(CFM):
 
     summary = "flow matching conditioned on the target point, Gaussian source"
     reference = "arXiv:2210.02747"
+    objective = "E |v(x_t, t) - (x1 - (1-sigma) x0)|^2, x_t = (1 - (1-sigma) t) x0 + t x1, x0 standard normal"
     gaussian_source_only = True
 
     def __init__(self, net: nn.Module, sigma: float = 0.0, label_dropout: float = 0.1) -> None:

@@ -23,6 +23,7 @@ class Oracle(VelocityMethod):
 
     summary = "closed-form marginal velocity of the independent coupling"
     reference = "arXiv:2210.02747, theorem 1"
+    objective = "none: v(x, t) = E[x1 - x0 | x_t = x] in closed form"
     trains = False
     outside = True
 

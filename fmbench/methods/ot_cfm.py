@@ -23,6 +23,7 @@ class OTCFM(CFM):
 
     summary = "flow matching, pairs from minibatch optimal transport"
     reference = "arXiv:2302.00482"
+    objective = "E |v(x_t, t) - (x1 - x0)|^2, pairs from the optimal assignment of every minibatch under |x0 - x1|^2"
 
     def __init__(
         self, net: nn.Module, sigma: float = 0.0, label_dropout: float = 0.1, replacement: bool = False

@@ -22,6 +22,7 @@ class RectifiedFlow(CFM):
 
     summary = "1-rectified flow: straight paths between independent pairs"
     reference = "arXiv:2209.03003"
+    objective = "E |v(x_t, t) - (x1 - x0)|^2, x_t = (1-t) x0 + t x1, pairs independent"
 
     def __init__(self, net: nn.Module, label_dropout: float = 0.1) -> None:
         super().__init__(net, 0.0, label_dropout)
@@ -78,6 +79,7 @@ class Reflow(RectifiedFlow):
     """
 
     summary = "k-rectified flow: straight paths between the pairs of a teacher flow"
+    objective = "E |v(Z_t, t) - (Z1 - Z0)|^2, Z_t = (1-t) Z0 + t Z1, pairs (Z0, Z1 = ODE(Z0)) of the teacher"
     needs_base = True
 
     def __init__(self, net: nn.Module, pairs: int = 65_536, rtol: float = 1e-5, atol: float = 1e-5) -> None:

@@ -23,6 +23,7 @@ class SBCFM(CFM):
 
     summary = "flow matching on Brownian bridges, pairs from entropic optimal transport"
     reference = "arXiv:2302.00482"
+    objective = "E |v(x_t, t) - u_t|^2 on Brownian bridges of width sigma, pairs from the entropic minibatch plan"
 
     def __init__(
         self, net: nn.Module, sigma: float = 1.0, label_dropout: float = 0.1, replacement: bool = False

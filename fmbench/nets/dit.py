@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbench.nets.embedding import labels_or_null, span, time_features
+from fmbench.nets.attention import attention
+from fmbench.nets.embedding import FAST, SLOW, labels_or_null, span, time_features
 from fmbench.nets.sizes import require_sizes
 from fmbench.shapes import Condition, Points, Times
 
@@ -41,7 +42,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) -> the same shape."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.project(attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -76,7 +77,8 @@ class DiT(nn.Module):
         depth: number of blocks.
         heads: attention heads.
         ratio: width of the perceptron's hidden layer as a multiple of ``width``.
-        second_time: whether the network also takes ``r``, the other end of a map between two times.
+        second_time: whether the network also takes ``r``, the other end of a map between two times; both times then have slow features,
+            up to 16 radians instead of 1000, because such a map is differentiated by them.
 
     Raises ValueError for sizes that do not divide.
     """
@@ -110,6 +112,7 @@ class DiT(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.last = nn.Linear(width, shape[0] * patch**2)
+        self.fastest = SLOW if second_time else FAST
         self.embed_span = None
         if second_time:
             self.embed_span = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
@@ -132,10 +135,10 @@ class DiT(nn.Module):
 
     def forward(self, x: Points, t: Times, *, r: Times | None = None, cond: Condition | None = None) -> Tensor:
         """Velocity (or whatever the method trains) at ``x`` of shape (batch, channels, height, width), ``t`` and ``r`` of shape (batch,)."""
-        condition = self.embed(time_features(t, TIME_FEATURES).to(x.dtype))
+        condition = self.embed(time_features(t, TIME_FEATURES, self.fastest).to(x.dtype))
         ahead = span(t, r, self.embed_span is not None)
         if self.embed_span is not None and ahead is not None:
-            condition = condition + self.embed_span(time_features(ahead, TIME_FEATURES).to(x.dtype))
+            condition = condition + self.embed_span(time_features(ahead, TIME_FEATURES, self.fastest).to(x.dtype))
         if self.label_embedding is not None:
             condition = condition + self.label_embedding(labels_or_null(x, cond, self.num_classes))
         condition = F.silu(condition)

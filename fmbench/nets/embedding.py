@@ -9,10 +9,14 @@ from torch import Tensor
 
 from fmbench.shapes import Condition, Labels, Points, Times
 
+FAST, SLOW = 1000.0, 16.0
+"""Highest frequency of times in radians: of a network of one time, and of one of two, which is differentiated by them: noise of
+the derivative grows with it, until nothing is learned."""
 
-def time_features(t: Times, size: int) -> Tensor:
-    """Sinusoidal features (batch, size) of times in [0, 1], frequencies geometric from 1 to 1000 radians."""
-    frequencies = torch.exp(torch.linspace(0, math.log(1000.0), size // 2, device=t.device, dtype=torch.float32))
+
+def time_features(t: Times, size: int, fastest: float = FAST) -> Tensor:
+    """Sinusoidal features (batch, size) of times in [0, 1], frequencies geometric from 1 to ``fastest`` radians."""
+    frequencies = torch.exp(torch.linspace(0, math.log(fastest), size // 2, device=t.device, dtype=torch.float32))
     angles = t[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

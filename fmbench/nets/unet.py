@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbench.nets.embedding import labels_or_null, span, time_features
+from fmbench.nets.attention import attention
+from fmbench.nets.embedding import FAST, SLOW, labels_or_null, span, time_features
 from fmbench.nets.sizes import require_probability, require_sizes
 from fmbench.shapes import Condition, Points, Times
 
@@ -64,7 +65,7 @@ class Attention(nn.Module):
         batch, channels, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
+        mixed = attention(q, k, v).transpose(-1, -2).reshape(x.shape)
         return x + self.project(mixed)
 
 
@@ -118,7 +119,8 @@ class UNet(nn.Module):
         dropout: probability before the last convolution of every block, in training only.
         adm: the layout of Dhariwal & Nichol (2105.05233): block, attention, block in the middle; ``channels`` time features instead of
             twice as many; and every layer that starts at zero has a zero bias too, so that the network starts at 0.
-        second_time: whether the network also takes ``r``, the other end of a map between two times.
+        second_time: whether the network also takes ``r``, the other end of a map between two times; both times then have slow features,
+            up to 16 radians instead of 1000, because such a map is differentiated by them.
 
     Raises ValueError for sizes, groups or heads that do not divide.
     """
@@ -176,6 +178,7 @@ class UNet(nn.Module):
         if adm:
             self._zero_biases(last)
         # After all others, whose initial weights a recipe's seed stands for.
+        self.fastest = SLOW if second_time else FAST
         self.embed_span = None
         if second_time:
             self.embed_span = nn.Sequential(nn.Linear(self.time_size, size), nn.SiLU(), nn.Linear(size, size))
@@ -214,10 +217,10 @@ class UNet(nn.Module):
 
     def forward(self, x: Points, t: Times, *, r: Times | None = None, cond: Condition | None = None) -> Tensor:
         """Velocity (or whatever the method trains) at ``x`` of shape (batch, channels, height, width), ``t`` and ``r`` of shape (batch,)."""
-        embedding = self.embed(time_features(t, self.time_size).to(x.dtype))
+        embedding = self.embed(time_features(t, self.time_size, self.fastest).to(x.dtype))
         ahead = span(t, r, self.embed_span is not None)
         if self.embed_span is not None and ahead is not None:
-            embedding = embedding + self.embed_span(time_features(ahead, self.time_size).to(x.dtype))
+            embedding = embedding + self.embed_span(time_features(ahead, self.time_size, self.fastest).to(x.dtype))
         if self.label_embedding is not None:
             embedding = embedding + self.label_embedding(labels_or_null(x, cond, self.num_classes))
         embedding = F.silu(embedding)

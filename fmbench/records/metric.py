@@ -138,7 +138,7 @@ BUILT_IN: dict[str, Metric] = {
     "frechet_distance_at_heldout": Metric(
         "FD n=data", "feature^2", "lower", "samples", ("image", "features", "heldout"), ROOT,
         "Frechet distance of as many samples as there are held-out images, so that real data stand in the same column.",
-        "fmbench.metrics.frechet:measure_at_heldout", range=NON_NEGATIVE, default=True,
+        "fmbench.metrics.frechet:measure_at_heldout", range=NON_NEGATIVE,
     ),
     "kernel_distance": Metric(
         "KD", "", "lower", "samples", FEATURES, ROOT,

@@ -96,7 +96,11 @@ def check_replicates(seed: int, weights: Weights | None, replicates: Sequence[Re
 
 def check_weights(weights: Weights, where: str) -> None:
     """Raise ValueError for a pin that no weight file can have, or whose file is not beside the recipe."""
-    check_name_in(f"{where}: file", weights.file, "a weight file")
+    folders = weights.file.split("/")
+    if len(folders) > 1 and weights.source is None:
+        check_name_in(f"{where}: file", weights.file, "a weight file")
+    for part in folders:
+        check_name_in(f"{where}: file", part, "a weight file")
     if not _SHA256.fullmatch(weights.sha256):
         raise ValueError(f"{where}: sha256 must be 64 of 0-9 and a-f, got {shown(weights.sha256)}")
     for name, most in (("bytes", MOST_BYTES), ("parameters", MOST_PARAMETERS)):

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fmbench.records import file, sidecar
 from fmbench.records.sampler import Sampler
@@ -19,6 +19,9 @@ from fmbench.records.sidecar import Part, Sidecar, Witness
 from fmbench.records.typed import plain, require
 from fmbench.storage.files import sha256, write_atomic
 from fmbench.storage.readers import MEBIBYTE, read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,21 @@ class Result:
     def entry(self) -> str:
         """The last part of the model's name, which is the file's name."""
         return str(self.model["name"]).rpartition("/")[2]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Its numbers as a data frame, one row each (:func:`fmbench.records.frames.frame`)."""
+        from fmbench.records.frames import frame
+
+        return frame([self])
+
+    def __repr__(self) -> str:
+        at = f"{self.benchmark.get('name')}/{self.model.get('name')}"
+        return f"Result({at}, {len(self.rows)} samplers, {len(self.seeds)} x {self.samples_per_seed} samples, {self.status})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{self.to_frame()[['solver', 'steps', 'nfe', 'metric', 'value', 'low', 'high', 'n']].to_html()}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, every number with all that describes it: schema 1, which is long. Files are shorter (:mod:`fmbench.records.file`).

@@ -21,9 +21,11 @@ SAMPLING = 1
 SOLVER_VERSIONS = {"euler": 1, "midpoint": 1, "heun": 1, "rk4": 1, "dopri5": 2, "sde-euler": 1, "inverse": 1}
 METHOD_VERSIONS = {
     "cfm": 1, "fm": 1, "ot-cfm": 1, "sb-cfm": 1, "w-cfm": 1, "rectified-flow": 1, "reflow": 1, "distill": 1, "oracle": 1,
+    "published": 1, "edm": 1, "immiscible": 1, "immiscible-knn": 1,
+    "meanflow": 1, "imf": 1, "split-meanflow": 1, "shortcut": 1, "consistency": 1, "consistency-distill": 1,
 }  # fmt: skip
 TOOL_VERSIONS = {"classifier": 1}
-NET_VERSIONS = {"mlp": 1, "unet": 1, "dit": 1, "cnn": 1}
+NET_VERSIONS = {"mlp": 1, "unet": 1, "dit": 1, "cnn": 1, "diffusers": 1, "torchcfm": 1}
 _TABLES: tuple[tuple[Registry, dict[str, int]], ...] = (
     (METHODS, METHOD_VERSIONS),
     (TOOLS, TOOL_VERSIONS),

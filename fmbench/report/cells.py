@@ -94,6 +94,8 @@ def estimate_cell(estimate: Estimate | None, unit: str = "") -> Cell:
         note = f"below what float32 resolves here, {plain(resolution, 2)}{unit}; n = {estimate.n:,}"
         return Cell(f"< {plain(resolution, 1)}", estimate.value, note)
     note = f"{plain(estimate.value, 6)}{unit}, 95 % interval {plain(low, 6)} to {plain(high, 6)}, n = {estimate.n:,}"
+    if trainings := estimate.details.get("per_training"):
+        note += f"; mean of {len(trainings)} trainings: {', '.join(plain(value, 6) for value in trainings)}"
     return Cell(with_half_width(estimate.value, (high - low) / 2), estimate.value, note)
 
 

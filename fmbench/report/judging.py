@@ -108,8 +108,13 @@ def families(judged: Sequence[Judged], standing_of: Callable[[Judged], Standing 
                 yield Family(division, network, *zip(*members, strict=True))
 
 
+def _others(result: Result) -> list[str]:
+    """The other names of an entry; where several trainings are joined, also those that mean one of them."""
+    return others(str(result.model["name"]), whole="trainings" in result.model)
+
+
 def _named(judged: Sequence[Judged]) -> None:
-    short = [joined([clean(j.result.entry), *map(clean, others(str(j.result.model["name"])))]) for j in judged]
+    short = [joined([clean(j.result.entry), *map(clean, _others(j.result))]) for j in judged]
     bearers = Counter(short)
     for j, label in zip(judged, short, strict=True):
         j.label = clean(j.result.model["name"]) if bearers[label] > 1 else label

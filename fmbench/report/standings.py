@@ -40,6 +40,7 @@ class Standing:
         units: raw values (trainings, units), None where there are fewer than three.
         groups: whether the units are groups of rows that were left out, not seeds.
         wholes: with groups, the value of every training on all of its rows, (trainings,).
+        trainings: how many trainings the value is the mean of, also where their raw values are not recorded.
     """
 
     value: float
@@ -47,6 +48,7 @@ class Standing:
     units: np.ndarray | None = None
     groups: bool = False
     wholes: np.ndarray | None = None
+    trainings: int = 1
 
     @property
     def each(self) -> np.ndarray:
@@ -56,7 +58,7 @@ class Standing:
     @property
     def claim(self) -> str:
         """The subject of a rank: ``network``, or ``method, mean of 5 trainings``."""
-        count = 1 if self.units is None else len(self.units)
+        count = max(self.trainings, 0 if self.units is None else len(self.units))
         return NETWORK if count < METHOD else f"method, mean of {count} trainings"
 
     @property
@@ -102,7 +104,8 @@ def standing(estimate: Estimate) -> Standing:
     groups = "per_seed" not in estimate.details
     value = estimate.value if units is None or groups else float(units.mean())
     wholes = np.atleast_1d(np.asarray(estimate.details.get("per_training", estimate.value), dtype=np.float64))
-    return Standing(value, interval, units, groups, wholes if groups and units is not None else None)
+    count = len(wholes) if "per_training" in estimate.details else 1 if units is None else len(units)
+    return Standing(value, interval, units, groups, wholes if groups and units is not None else None, count)
 
 
 def incomplete(of: Standing) -> str | None:

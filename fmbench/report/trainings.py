@@ -14,7 +14,7 @@ import numpy as np
 from fmbench.records.names import split_training
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.schema import known_metric
-from fmbench.report.standings import replicates
+from fmbench.report.standings import METHOD, replicates
 from fmbench.statistics.intervals import Z95, enclosing
 from fmbench.statistics.nested import half_width, half_width_from
 
@@ -23,25 +23,56 @@ DEGREES = 19
 
 
 def joined_trainings(results: Sequence[Result]) -> list[Result]:
-    """The results of a table, those of the trainings of one entry joined, in the order of their first.
+    """The results of a table, those of the trainings of one entry joined where they make a claim about its method.
 
-    A training whose first is not there stands for itself: ``cfm@1`` alone is one network.
+    Trainings count in their order: the first, the second, and so on up to one that is missing or was measured otherwise, so that nobody can
+    choose which of them are averaged. Below :data:`~fmbench.report.standings.METHOD` of them the row is that of the first network. Trainings
+    that are in no mean are listed unranked, with the reason.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(split_training(str(result.model["name"]))[0], []).append(result)
-    return [_joined(name, sorted(group, key=_index)) for name, group in groups.items()]
+    return [one for name, group in groups.items() for one in _of_entry(name, sorted(group, key=_index))]
 
 
 def _index(result: Result) -> int:
     return split_training(str(result.model["name"]))[1] or 0
 
 
-def _joined(name: str, results: Sequence[Result]) -> Result:
+def _of_entry(name: str, results: Sequence[Result]) -> list[Result]:
+    """The rows of one entry, whose trainings are in order."""
     first = results[0]
-    if len(results) == 1:
-        return first
-    statuses = [r.status for r in results]
+    # A folder may hold two results of one name from elsewhere; they are no trainings of each other.
+    if len({_index(r) for r in results}) < len(results):
+        return list(results)
+    count = 0
+    while count < len(results) and _index(results[count]) == count and _is_alike(first, results[count]):
+        count += 1
+    if count >= METHOD:
+        return [_joined(name, results[:count]), *map(_apart, results[count:])]
+    return [result if _index(result) == 0 else _apart(result) for result in results]
+
+
+def _is_alike(first: Result, other: Result) -> bool:
+    """Whether two results can be trainings of one recipe, on the same noise."""
+    facts = ("method", "division", "conditional", "parameters")
+    same = all(first.model.get(key) == other.model.get(key) for key in facts)
+    return same and (first.seeds, first.samples_per_seed) == (other.seeds, other.samples_per_seed)
+
+
+def _apart(result: Result) -> Result:
+    """A training that is in no mean."""
+    if not result.ranked:
+        return result
+    reason = (
+        f"training {_index(result)} of its entry, in no mean: a row about a method needs {METHOD} or more that are alike, "
+        "from the first on and without a gap"
+    )
+    return replace(result, ranked=False, unranked_because=(reason,))
+
+
+def _joined(name: str, results: Sequence[Result]) -> Result:
+    first, statuses = results[0], [r.status for r in results]
     rows = [_row(first_row, _same_sampler(results, first_row)) for first_row in first.rows]
     return replace(
         first,
@@ -83,6 +114,10 @@ def joined(estimates: Sequence[Estimate | None], metric: str) -> Estimate:
         reason = (one and one.reason) or "not recorded"
         return Estimate.missing(reason if all(v is None for v in values) else f"training {lacking}: {reason}")
     found = [e for e in estimates if e is not None]
+    if (other := _otherwise(found, metric)) is not None:
+        return Estimate.missing(
+            f"training {other} was measured by another version of the metric; run the benchmark again"
+        )
     first, each = found[0], np.array(values, dtype=np.float64)
     units = [replicates(e) for e in found]
     sizes = {None if u is None else u.shape for u in units}
@@ -97,6 +132,18 @@ def joined(estimates: Sequence[Estimate | None], metric: str) -> Estimate:
     raw = () if stacked is None else tuple(map(tuple, stacked.tolist()))
     ci = enclosing(mean, mean - half, mean + half, bounds)
     return replace(first, value=mean, ci=ci, n=sum(e.n for e in found), details=details, replicates=raw)  # type: ignore[arg-type]
+
+
+def _otherwise(estimates: Sequence[Estimate], metric: str) -> int | None:
+    """The first training whose value has another definition than that of training 0, by its key; None when there is none.
+
+    Keys of metrics that compare with a reference solve hold the flow itself, and tell nothing.
+    """
+    info = known_metric(metric)
+    if info is None or info.first_seed:
+        return None
+    keys = [e.key for e in estimates]
+    return next((k for k, key in enumerate(keys) if key and keys[0] and key != keys[0]), None)
 
 
 def _errors(estimates: Sequence[Estimate]) -> np.ndarray:

@@ -192,6 +192,14 @@ def _difference(recipe: Recipe, teacher: Model, error: RuntimeError) -> str:
     return (str(error).splitlines() or ["?"])[-1].strip()
 
 
+def _seen(recipe: Recipe | None) -> int:
+    """Samples that a teacher was trained on, with those of its own teachers; 0 for one without a training."""
+    if recipe is None or recipe.weights is None:
+        return 0
+    before = 0 if recipe.teacher is None else _seen(resolve(recipe.teacher).entry.recipe)
+    return recipe.train.steps * recipe.train.batch_size + before
+
+
 def _finish(run: Run, out: Path, device: str, teacher: Model | None) -> None:
     """Write the entry when all steps are done, then clear the checkpoint away, then write the card.
 
@@ -204,7 +212,12 @@ def _finish(run: Run, out: Path, device: str, teacher: Model | None) -> None:
         run.save(out / CHECKPOINT)
     averaged = run.average.module
     assert isinstance(averaged, Method)
-    taught = {} if teacher is None else {"teacher_sha256": teacher.identity.get("weights_sha256") or ""}
+    taught = {}
+    if teacher is not None:
+        taught = {
+            "teacher_sha256": teacher.identity.get("weights_sha256") or "",
+            "teacher_samples_seen": _seen(teacher.recipe),
+        }
     precision = run.recipe.train.precision
     chosen = {"precision": precision_on(torch.device(device), precision)} if precision == "auto" else {}
     write_entry(run.recipe, averaged, out, {"device": device, "seconds": run.seconds, **run.cut, **chosen, **taught})

@@ -13,8 +13,9 @@ from fmbench.records.pins import Replicate
 from fmbench.records.recipe import Recipe
 from fmbench.registry import file_class
 from fmbench.storage.files import write_atomic
-from fmbench.zoo.catalogue import Entry, find, open_folder
+from fmbench.zoo.catalogue import Entry, open_folder
 from fmbench.zoo.entry import write_card
+from fmbench.zoo.resolve import resolve
 
 WORKSPACES = ".trainings"
 """Folder inside that of an entry where its further trainings are made, until they are adopted."""
@@ -32,30 +33,34 @@ def missing(recipe: Recipe, out: Path, count: int) -> list[Planned]:
     """The trainings of the seeds ``recipe.train.seed`` and the ``count - 1`` after it that ``out`` does not hold yet, in order.
 
     A method with a teacher starts training ``k`` from training ``k`` of its teacher, where the teacher has as many, so that whole chains are
-    repeated; otherwise from its first. Raises ValueError in one line when ``out`` holds another recipe.
+    repeated; otherwise from its first. Raises ValueError in one line when ``out`` holds another recipe, or weights that are not what it pins,
+    and FileNotFoundError for a pinned file that is not there: what counts as finished was looked at.
     """
     first = recipe.train.seed
     bare = replace(recipe, weights=None, made={}, replicates=())
     held: set[int] = set()
     if (out / "recipe.toml").is_file():
-        found = open_folder(out).recipe
+        entry = open_folder(out)
+        found = entry.recipe
         if found.identity() != bare.identity():
             raise ValueError(f"{out} holds another recipe than the one to train; give another --out")
-        held = {found.train.seed, *(one.seed for one in found.replicates)} if found.weights else set()
+        for one in entry.trainings if found.weights else ():
+            one.read_weights()
+            held.add(one.recipe.train.seed)
     planned = []
     for index, seed in enumerate(range(first, first + count)):
         if seed not in held:
-            own = replace(bare, train=replace(bare.train, seed=seed), teacher=_teacher(bare, index))
+            own = replace(bare, train=replace(bare.train, seed=seed), teacher=teacher_of(bare, index))
             planned.append(Planned(own, out if index == 0 else out / WORKSPACES / f"seed-{seed}"))
     return planned
 
 
-def _teacher(recipe: Recipe, index: int) -> str | None:
-    """The teacher of one training."""
+def teacher_of(recipe: Recipe, index: int) -> str | None:
+    """The teacher of one training: the training of the same index where the teacher that is named has it, else the named one."""
     name = recipe.teacher
     if name is None or index == 0 or name.startswith("hf:") or file_class(name) is not None:
         return name
-    return training_name(name, index) if index < find(name).recipe.trainings else name
+    return training_name(name, index) if index < resolve(name).entry.recipe.trainings else name
 
 
 def adopt(out: Path, finished: Path, kind: type[Method] | None = None) -> Entry:
@@ -81,17 +86,18 @@ def adopt(out: Path, finished: Path, kind: type[Method] | None = None) -> Entry:
 
 
 def _require_same(entry: Entry, other: Entry) -> None:
-    """Raise ValueError unless two entries are trainings of one recipe, with teachers of one name where they have any."""
+    """Raise ValueError unless two entries are trainings of one recipe, the second taught by what would teach the next training of the first."""
     bare = [replace(r, train=replace(r.train, seed=0), teacher=None) for r in (entry.recipe, other.recipe)]
     if bare[0].identity() != bare[1].identity() or (entry.recipe.teacher is None) != (other.recipe.teacher is None):
         raise ValueError(f"{other.folder} is a training of another recipe than {entry.folder}")
     if entry.recipe.teacher is None:
         return
-    taught = other.recipe.made.get("teacher_sha256")
-    if taught not in {pinned.sha256 for pinned in find(entry.recipe.teacher).recipe.pins}:
+    taught, index = other.recipe.made.get("teacher_sha256"), entry.recipe.trainings
+    teacher = resolve(teacher_of(entry.recipe, index) or "").entry
+    if teacher.recipe.weights is None or taught != teacher.recipe.weights.sha256:
         raise ValueError(
-            f"{other.folder} was taught by the weights {taught!s:.12}, which no training of {entry.recipe.teacher} has; "
-            "give the teacher that training first"
+            f"{other.folder} was taught by the weights {taught!s:.12}, and training {index} of {entry.name} starts from {teacher.name}, "
+            "which has others; give the teacher its trainings first, and adopt in their order"
         )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from fmbench.execution.state import state_hash
 from fmbench.flows.flow import Flow
-from fmbench.methods.base import Method
+from fmbench.methods.base import Batch, Method
 from fmbench.noise import generator
 from fmbench.records.recipe import Recipe, Training
 from fmbench.training import checkpoint
@@ -94,6 +94,8 @@ class Run:
         name = type(self.method).__name__
         with in_words(f"{name} at step {self.step}"), _keyed(config.seed, self.step, device):
             batch = source(random).to(device)
+            if isinstance(batch, Batch):
+                batch = dataclasses.replace(batch, progress=self.step / config.steps)
             place = torch.device(device)
             low = precision_on(place, config.precision) == "bfloat16"
             with torch.autocast(place.type, torch.bfloat16, enabled=low):

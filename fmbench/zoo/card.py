@@ -92,7 +92,8 @@ def _details(recipe: Recipe, method: Flow) -> str:
     """The list of training settings and hashes."""
     assert recipe.weights is not None
     settings = ", ".join(f"{k} {v}" for k, v in recipe.method.items() if k != "name") or "defaults"
-    teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and pairs)" if recipe.teacher else ""
+    before = f", trained on {seen:,} samples before" if (seen := recipe.made.get("teacher_samples_seen")) else ""
+    teacher = f"\n- teacher: `{recipe.teacher}` (initial weights and targets{before})" if recipe.teacher else ""
     figures = "".join(
         f"\n- {k.replace('_', ' ')}: {v}" for k, v in recipe.made.items() if isinstance(v, float) and k != "seconds"
     )

@@ -12,6 +12,7 @@ from fmbench import registry
 from fmbench.records.aliases import canonical
 from fmbench.records.metric import METRICS
 from fmbench.records.names import check_entry_name, split_training, training_name
+from fmbench.records.pins import Weights
 from fmbench.records.recipe import Recipe, read
 from fmbench.registry import UnknownName, nearest
 from fmbench.storage.bundled import data_folder
@@ -22,6 +23,7 @@ CHECKPOINT = ".checkpoint.pt"
 """Checkpoint of an unfinished training in the folder of its entry."""
 CONDITIONAL = "-cond"
 """Suffix of the folder of a conditional entry after the name of its method."""
+HERE = "here"
 _NAME = re.compile(r"(?!\.)[^/\\]+/(?!\.)[^/\\]+")
 """``task/entry``: two names of folders, none of them hidden."""
 LOCAL_ENTRIES = Path("entries")
@@ -90,16 +92,23 @@ class Entry:
     @property
     def where(self) -> str:
         """A description of where the weights are and whether they are on this machine; nothing is read or requested."""
-        pinned = self.recipe.weights
-        if pinned is None:
+        pins = self.recipe.pins
+        if not pins:
             return "not trained yet" if self.recipe.net else "closed form, no weights"
-        size = f"{pinned.bytes / 1e6:.2f} MB"
+        several = f"{len(pins)} trainings, " if len(pins) > 1 else ""
+        places = [self._where(pinned) for pinned in pins]
+        size = f"{several}{sum(pinned.bytes for pinned in pins) / 1e6:.2f} MB"
+        if len(set(places)) == 1:
+            return f"{size}, {places[0]}"
+        return f"{size}, the first {places[0]}, {len(pins) - places.count(HERE)} of them not here"
+
+    def _where(self, pinned: Weights) -> str:
         if (self.folder / pinned.file).is_file():
-            return f"{size}, here"
+            return HERE
         if pinned.source is None:
-            return f"{size}, missing in {self.folder}"
-        here = "here" if sources.place(pinned) else f"not on this machine: fmbench fetch {self.name}"
-        return f"{size}, {pinned.source.partition('@')[0]}, {here}"
+            return f"missing in {self.folder}"
+        here = HERE if sources.place(pinned) else f"not on this machine: fmbench fetch {self.whole}"
+        return f"{pinned.source.partition('@')[0]}, {here}"
 
 
 @contextmanager
@@ -146,16 +155,12 @@ def _zoo() -> dict[str, Path]:
 def locate(spec: str) -> tuple[Path, str | None]:
     """The folder that ``task/entry`` of the zoo or a path names, and its name where it is bundled; nothing in it is read.
 
-    Another name of an entry (:mod:`fmbench.records.aliases`) leads to that entry, unless a folder has it.
-
     Raises UnknownName, FileNotFoundError for a folder without a recipe, ValueError for a string that is both and not the same.
     """
     if not spec.strip() or "\0" in spec:
         raise ValueError(f"{spec!r} names no entry; give task/entry or a folder")
     folder, bundled = Path(spec), data_folder("zoo") / spec
     is_folder, is_name = (folder / "recipe.toml").is_file(), bool(_NAME.fullmatch(spec))
-    if is_name and not is_folder and (own := canonical(spec)) != spec:
-        return locate(own)
     if is_name and not (bundled / "recipe.toml").is_file():
         bundled = imported_zoo() / spec
     is_bundled = is_name and (bundled / "recipe.toml").is_file()
@@ -174,10 +179,15 @@ def locate(spec: str) -> tuple[Path, str | None]:
 
 
 def located(spec: str) -> tuple[Path, str | None, int | None]:
-    """:func:`locate` for a string that may end in ``@K``, one training of the entry; K is None where it does not."""
-    entry, index = split_training(spec)
-    if index is None or (Path(spec) / "recipe.toml").is_file():
+    """:func:`locate` for a string that may end in ``@K``, one training of the entry; K is None where it does not.
+
+    Another name of an entry or training (:mod:`fmbench.records.aliases`) leads to it, unless a folder has that name.
+    """
+    if (Path(spec) / "recipe.toml").is_file():
         return *locate(spec), None
+    entry, index = split_training(canonical(spec))
+    if index is None:
+        return *locate(entry), None
     return *locate(entry), index
 
 

@@ -50,6 +50,14 @@ _EXECUTED: dict[Path, Source] = {}
 _SOURCES: WeakKeyDictionary[type, Source] = WeakKeyDictionary()
 
 
+def rule_parameters(spec: str, task: Any) -> dict[str, Any]:
+    """Parameters of a method that depend on the task by its own rule; none for a method without one. Raises what :func:`method_class` raises."""
+    kind = method_class(spec)
+    rule = getattr(kind, "parameters_for", None)
+    with foreign(f"the parameters of {spec} for {task.name}"):
+        return {} if rule is None else dict(rule(task))
+
+
 def method_class(spec: str) -> type[Method]:
     """The class of a registered name or of ``path/to/file.py:Class``; the file is executed, so the user must have named it.
 

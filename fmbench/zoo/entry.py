@@ -112,5 +112,5 @@ def drawings(model: Model) -> dict[str, Image]:
         guided = model.sample(len(labels), seed=0, steps=steps, labels=labels, guidance=GUIDANCE)
         found["classes.png"] = grid(guided, PER_CLASS)
     if VELOCITY in model.method.capabilities:
-        found["trajectory.png"] = trajectories(model, 5, steps=steps)
+        found["trajectory.png"] = trajectories(model, 5, steps=max(steps, STEPS))
     return found

@@ -156,7 +156,8 @@ def _require_entry(address: Address, files: Mapping[str, Listed]) -> None:
         advice = "it holds no model that fmbench knows"
         if kind is not None:
             advice = (
-                f"it looks like {kind}: load its network with the library that made it and hand that to fmbench.wrap"
+                f"it looks like {kind}: `fmbench adopt {address} --task TASK` makes an entry of a network of diffusers; "
+                "any other is loaded with the library that made it and handed to fmbench.wrap"
             )
         pickled = next(
             (name for name in sorted(files) if name.endswith((".pkl", ".ckpt", ".pt", ".pth", ".bin"))), None

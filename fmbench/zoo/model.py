@@ -107,6 +107,10 @@ class Model:
     recipe: Recipe | None = None
     identity: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        method = "wrapped" if self.recipe is None else self.recipe.method["name"]
+        return f"Model({self.name!r}, {method}, {self.parameters:,} parameters)"
+
     @property
     def conditional(self) -> bool:
         """Whether the network takes class labels."""

@@ -70,6 +70,31 @@ def test_a_second_time_is_heard_and_is_no_label(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
+def test_the_derivative_along_a_path_is_that_of_differences(name: str) -> None:
+    """In double precision."""
+    net, (x, t) = moved(NETS[name], second_time=True).double(), points()
+    x, t, v, r = x.double(), t.double(), torch.ones_like(x).double(), 0.25 * t.double()
+
+    def along(step: float, clock: float) -> torch.Tensor:
+        return net(x + step * v, t, r=r + clock * step)
+
+    for clock, slack in ((0.0, 1e-6), (1.0, 0.01)):  # times are embedded in single precision
+        _, found = torch.func.jvp(lambda x, r: net(x, t, r=r), (x, r), (v, clock * torch.ones_like(r)))
+        step = 1e-5 if clock == 0 or name == "mlp" else 1e-3
+        expected = (along(step, clock) - along(-step, clock)) / (2 * step)
+        assert torch.allclose(found, expected, atol=slack * float(expected.detach().abs().max()))
+    found.square().sum().backward()
+    # The bias of the last layer moves no derivative.
+    assert sum(p.grad is None or not p.grad.any() for p in net.parameters()) <= 2
+    rows = torch.func.vmap(lambda x, t, r: torch.func.jvp(lambda x: net(x[None], t[None], r=r[None])[0], (x,), (x,))[1])
+    each = torch.func.jvp(lambda x: net(x, t, r=r), (x,), (x,))[1]
+    assert torch.allclose(rows(x, t, r), each, atol=1e-9)
+    state = dict(net.named_parameters())
+    called = torch.func.jvp(lambda x: torch.func.functional_call(net, state, (x, t), {"r": r}), (x,), (x,))[1]
+    assert torch.equal(called, each)
+
+
+@pytest.mark.parametrize("name", NETS)
 def test_a_network_of_one_time_refuses_a_second_and_keeps_its_names(name: str) -> None:
     net, (x, t) = NETS[name](), points()
     with pytest.raises(ValueError, match="takes one time; build it with second_time = true"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fmbench.nets.cnn import CNN
+from fmbench.nets.dit import DiT
 from fmbench.nets.mlp import MLP
 from fmbench.nets.unet import UNet, time_features
 from fmbench.noise import generator
@@ -16,7 +17,7 @@ from fmbench.registry import NETS
 from fmbench.shapes import Condition
 
 SHAPE = (1, 8, 8)
-VELOCITY_NETS = [name for name in NETS.all() if name != "cnn"]
+VELOCITY_NETS = [name for name in NETS.all() if name not in ("cnn", "diffusers", "torchcfm")]
 CLASSES = 3
 N = 6
 
@@ -180,3 +181,16 @@ def test_cnn_gives_logits_of_its_own_features(seeded) -> None:
 def test_sizes_that_no_network_can_have_are_named(net: str, settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         NETS.resolve(net)((1, 8, 8), **settings)
+
+
+def test_networks_of_two_times_see_slow_features_that_can_be_differentiated() -> None:
+    """A derivative by time is as large as the highest frequency; 1000 radians drown the velocity in the target of an average velocity."""
+    t = torch.linspace(0, 1, 7)
+    for make in (UNet, DiT):
+        speeds = []
+        for second_time in (False, True):
+            net = make((1, 8, 8), second_time=second_time)
+            _, speed = torch.func.jvp(lambda t, net=net: time_features(t, 32, net.fastest), (t,), (torch.ones(7),))
+            speeds.append(float(speed.norm(dim=1).max()))
+        assert speeds[0] > 500
+        assert speeds[1] < 40

@@ -13,12 +13,16 @@ import torch
 from torch import nn
 
 import fmbench
+from fmbench.flows.flow import as_draws
 from fmbench.methods.base import Batch
+from fmbench.methods.published import Published
 from fmbench.noise import STREAMS, Draws, draw, generator
 from fmbench.records import versions
 from fmbench.records.metric import BUILT_IN
+from fmbench.records.recipe import closed
 from fmbench.records.sampler import Sampler
-from fmbench.registry import SOLVERS, create
+from fmbench.registry import METHODS, SOLVERS, TASKS, create
+from fmbench.zoo.building import build
 
 GOLDENS = Path(__file__).parent / "golden_versions.json"
 PROTOCOL = """
@@ -34,7 +38,7 @@ flow = {{ samples = 64, steps = 16, probes = 32, probe_steps = 8 }}
 latency = {{ batches = [1], seconds = 0.0 }}
 rank = {{ vector = "wasserstein2", image = "frechet_distance", steps = 4 }}
 """
-TASKS = {"mixture-2d": (300, [0, 1]), "digits": (300, [0])}
+MEASURED = {"mixture-2d": (300, [0, 1]), "digits": (300, [0])}
 
 
 class Field(nn.Module):
@@ -67,6 +71,22 @@ def of_sampling(stream):
     return drawn.flatten()[20:28].tolist()
 
 
+UNTRAINED = ("meanflow", "imf", "split-meanflow", "shortcut", "consistency", "consistency-distill")
+UNTRAINED += ("edm", "immiscible", "immiscible-knn")
+"""Methods without an entry of gaussian-moons."""
+
+
+def untrained(name):
+    """A method on weights that are drawn."""
+    task = TASKS.resolve("gaussian-moons")()
+    kind = METHODS.resolve(name)
+    method = build(closed(task, name), task, kind, name).eval()
+    with torch.no_grad():
+        for index, parameter in enumerate(method.parameters()):
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator(index)))
+    return method
+
+
 def of_method(name):
     """Samples, and where it has one that a plain batch gives, the loss."""
     entry = {"rectified-flow": "rf-1", "reflow": "rf-2", "distill": "rf-distill"}.get(name, name)
@@ -75,20 +95,46 @@ def of_method(name):
         pixels = draw(lambda n, g: torch.randn(n, 1, 8, 8, generator=g), 0, 2, 0, "source")
         with torch.no_grad():
             return net(pixels).flatten()[:6].tolist()
-    model = fmbench.load(f"gaussian-moons/{entry}")
-    drawn = model.sample(2, seed=1, steps=1 if name == "distill" else 4).flatten().tolist()
-    if name in ("oracle", "distill", "reflow"):
+    if name == "published":
+        net = Published(Field(), "noise", "ddpm", "index", grid="leading")
+        start = draw(lambda n, g: torch.randn(n, 2, generator=g), 0, 2, 0, "source")
+        return net.sample(as_draws(start), Sampler("euler", 4)).flatten().tolist()
+    if name in UNTRAINED:
+        method = untrained(name)
+        noise = draw(lambda n, g: torch.randn(n, 2, generator=g), 0, 2, 1, "source")
+        with torch.no_grad():
+            drawn = method.sample(Draws.given(noise), Sampler("euler", 4)).flatten().tolist()
+    else:
+        method = (model := fmbench.load(f"gaussian-moons/{entry}")).method
+        drawn = model.sample(2, seed=1, steps=1 if name == "distill" else 4).flatten().tolist()
+    if name in ("oracle", "distill", "reflow", "consistency-distill"):
         return drawn
     ends = [draw(lambda n, g: torch.randn(n, 2, generator=g), 0, 64, seed, "source") for seed in (0, 1)]
     with torch.no_grad():
-        loss = model.method.loss(Batch(*ends), generator(5))
+        loss = method.loss(Batch(*ends), generator(5))
     return [*drawn, float(loss)]
 
 
 def of_net(name):
     """Outputs of weights that are drawn, so that no zero hides a layer."""
     shape = (2,) if name == "mlp" else (1, 8, 8)
-    sizes = {"mlp": {}, "unet": {}, "dit": {"patch": 4, "width": 16, "depth": 1, "heads": 2}, "cnn": {}}[name]
+    tiny = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [8]}
+    tiny |= {"norm_num_groups": 4, "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    small = {
+        "dim": [1, 8, 8],
+        "num_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": [1],
+        "attention_resolutions": "4",
+    }
+    sizes = {
+        "mlp": {},
+        "unet": {},
+        "dit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
+        "cnn": {},
+        "diffusers": {"network": "UNet2DModel", "config": tiny},
+        "torchcfm": {"network": "UNetModelWrapper", "config": {**small, "num_heads": 1, "num_head_channels": 8}},
+    }[name]
     net = create("nets", name, shape=shape, num_classes=10 if name == "cnn" else 0, **sizes).eval()
     x = draw(lambda n, g: torch.randn(n, *shape, generator=g), 0, 2, 0, "source")
     with torch.no_grad():
@@ -100,7 +146,7 @@ def of_net(name):
 
 def of_metrics():
     found = {}
-    for task, (samples, seeds) in TASKS.items():
+    for task, (samples, seeds) in MEASURED.items():
         names = ", ".join(f'"{name}"' for name in BUILT_IN)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "golden.toml"

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from results_factory import estimate, result, row
+from results_factory import estimate, result, row, simple
 
 from fmbench.report.copies import Candidate, copies, joined
+from fmbench.report.judging import judge
 from fmbench.report.table import build
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -63,3 +64,9 @@ def test_every_result_is_in_exactly_one_set():
 def test_many_names_are_counted():
     assert joined(["a", "b"]) == "a = b"
     assert joined([str(i) for i in range(9)]) == "0 = 1 = 2 = 3 = 4 = 5 and 3 more"
+
+
+def test_other_names_of_an_entry_stand_beside_it() -> None:
+    results = [simple(name, value, 0.1, task="digits") for name, value in (("cfm", 1.0), ("ot-cfm", 2.0))]
+    judged, _ = judge(results, "wasserstein2", 8)
+    assert [j.label for j in judged] == ["cfm = fm = rf-1", "ot-cfm"]

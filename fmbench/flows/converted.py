@@ -1,0 +1,179 @@
+"""Foreign networks of any parametrisation as velocity fields: what they predict, on which schedule, by which clock, on which grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmbench.flows.flow import as_draws
+from fmbench.noise import Draws
+from fmbench.paths.conversions import PREDICTS, linear_velocity, share_of_data
+from fmbench.paths.schedules import VE, Linear, Schedule, Trigonometric, schedule_of
+from fmbench.records.sampler import Sampler
+from fmbench.shapes import Condition, Points, Times, as_condition
+
+Grid = Sequence[float] | Tensor | Callable[[int], Sequence[float] | Tensor]
+ORDERS = ("xt", "tx")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network is to be read.
+
+    Attributes:
+        predicts: one of :data:`~fmbench.paths.conversions.PREDICTS`.
+        schedule: its path.
+        time: the clock that its time argument shows.
+        time_scale: factor of that argument: 1000 for networks that count in thousandths.
+        arguments: "xt" for ``net(x, t)``, "tx" for ``net(t, x)``.
+        grid: times that it is deployed with, by its own clock before scaling, from noise to data, or a function of the number of steps.
+    """
+
+    predicts: str
+    schedule: Schedule
+    time: str
+    time_scale: float = 1.0
+    arguments: str = "xt"
+    grid: Grid | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a velocity on the linear path already, with t = 1 at the data."""
+        kinds = self.predicts == "velocity" and type(self.schedule) is Linear and self.time == "data_at_1"
+        return kinds and self.time_scale == 1 and self.grid is None
+
+    def velocity(self, call: Callable[[Points, Times], Points], x: Points, t: Times) -> Points:
+        """The velocity on the linear path; a plain one is handed through bit by bit."""
+        if self.plain:
+            return call(x, t)
+        return linear_velocity(call, self.schedule, self.predicts, self.time, x, t, self.time_scale)
+
+    def times(self, steps: int) -> Tensor:
+        """Times on the linear path, float64, that the grid stands for. Raises ValueError for a grid that is none, or of other steps."""
+        assert self.grid is not None
+        given = self.grid(steps) if callable(self.grid) else self.grid
+        own = torch.as_tensor(given, dtype=torch.float64).flatten()
+        if len(own) != steps + 1:
+            raise ValueError(
+                f"the grid of this model has {len(own)} times, which are {len(own) - 1} steps, not {steps}"
+            )
+        t = share_of_data(self.schedule, self.schedule.read(own, self.time))
+        if not bool((t.diff() > 0).all()) or t[0] < 0 or t[-1] > 1:
+            raise ValueError(f"a grid must run from noise to data, got the shares of data {t[0]:.4g} to {t[-1]:.4g}")
+        return t
+
+    def scales(self, steps: int) -> tuple[float, float]:
+        """Factors: from unit noise to the linear path where the grid starts, and from that path to the network's own where it ends."""
+        assert self.grid is not None
+        given = self.grid(steps) if callable(self.grid) else self.grid
+        ends = self.schedule.read(torch.as_tensor(given, dtype=torch.float64).flatten()[[0, -1]], self.time)
+        a, m = self.schedule.coefficients(ends)
+        return float(self.schedule.start(ends)[0] / (a + m)[0]), float((a + m)[1])
+
+
+def reading(
+    predicts: str, schedule: str | Schedule, time: str | None, time_scale: float, arguments: str, grid: Grid | None
+) -> Reading:
+    """A reading of these words. Raises ValueError in one line for words that do not exist or do not go together."""
+    if predicts not in PREDICTS:
+        raise ValueError(f"predicts must be one of {', '.join(PREDICTS)}, got {predicts!r}")
+    if arguments not in ORDERS:
+        raise ValueError(f'arguments must be "xt" for net(x, t) or "tx" for net(t, x), got {arguments!r}')
+    if isinstance(time_scale, bool) or not isinstance(time_scale, (int, float)) or not 0 < time_scale < 1e9:
+        raise ValueError(f"time_scale must be a positive number, got {time_scale!r}")
+    path = schedule_of(schedule)
+    clock = path.clocks[0] if time is None else time
+    path.require_clock(clock)
+    if predicts == "edm" and not isinstance(path, VE):
+        raise ValueError(
+            f'predicts "edm" is a denoiser on the noise levels of EDM; give schedule="edm", got {schedule!r}'
+        )
+    if predicts == "v" and isinstance(path, (Linear, VE)):
+        raise ValueError(
+            f'predicts "v" needs a^2 + m^2 = 1, as of trig, vp and ddpm; {schedule!r} is none: is it a velocity?'
+        )
+    if predicts == "velocity" and not isinstance(path, (Linear, Trigonometric)) and clock != path.clocks[0]:
+        raise ValueError(f'a velocity is by a clock; on {schedule!r} that is time="{path.clocks[0]}", got {clock!r}')
+    return Reading(predicts, path, clock, float(time_scale), arguments, grid)
+
+
+class Deployed:
+    """Sampling of a flow by the grid that its network is deployed with; mixed into a velocity flow that has a ``reading``."""
+
+    reading: Reading
+
+    def accepts(self, sampler: Sampler) -> str | None:
+        """A reason for other solvers than euler and heun, and for other numbers of steps than the grid has."""
+        if self.reading.grid is not None:
+            if sampler.solver not in ("euler", "heun") or sampler.steps is None:
+                return "this model was given a grid of times, which euler and heun step through"
+            try:
+                self.reading.times(sampler.steps)
+            except ValueError as error:
+                return str(error)
+        return super().accepts(sampler)  # type: ignore[misc]
+
+    def sample(self, draws: Draws, sampler: Sampler, cond: Condition | None = None) -> Points:
+        """Along the model's own grid: from its noisiest level, where the start points are scaled to that level, to its cleanest.
+
+        A step of Euler is the same for all paths. Heun averages velocities, which are those of the linear path for networks on it, and
+        elsewhere the slopes of x / a by the noise level m / a, as in EDM, whose last step, to level 0, is one of Euler.
+        """
+        if self.reading.grid is None:
+            return super().sample(draws, sampler, cond)  # type: ignore[misc]
+        if (reason := self.accepts(sampler)) is not None:
+            raise ValueError(reason)
+        cond = as_condition(cond)
+        self.require_guidable(sampler.guidance, cond)  # type: ignore[attr-defined]
+        field, start = self.field(cond, sampler.guidance), as_draws(draws).start()  # type: ignore[attr-defined]
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            at = torch.full((len(x),), t, dtype=start.dtype, device=x.device)
+            return field(x.to(start.dtype), at).double()
+
+        times = self.reading.times(sampler.steps or 1).tolist()
+        step = (
+            _euler if sampler.solver == "euler" else _heun if type(self.reading.schedule) is Linear else _heun_by_level
+        )
+        first, last = self.reading.scales(sampler.steps or 1)
+        x = start.double() * first
+        for t, later in pairwise(times):
+            x = step(velocity, x, t, later)
+        return (x * last).to(start.dtype)
+
+
+Field = Callable[[Tensor, float], Tensor]
+
+
+def _euler(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    return x + (later - t) * velocity(x, t)
+
+
+def _heun(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    first = velocity(x, t)
+    return x + (later - t) / 2 * (first + velocity(x + (later - t) * first, later))
+
+
+def _heun_by_level(velocity: Field, x: Tensor, t: float, later: float) -> Tensor:
+    """With y = x / t and the level (1 - t) / t: dy/dlevel is the predicted noise, x - t v."""
+    if later == 1:
+        return _euler(velocity, x, t, later)
+    y, gap = x / t, (1 - later) / later - (1 - t) / t
+    noise = x - t * velocity(x, t)
+    ahead = (y + gap * noise) * later
+    return (y + gap / 2 * (noise + ahead - later * velocity(ahead, later))) * later
+
+
+def said(out: Any) -> Any:
+    """The tensor in what a network returns: itself, or the field ``sample`` of diffusers' outputs, or the first of a tuple of one."""
+    if isinstance(out, Tensor):
+        return out
+    if isinstance(out, Mapping) or hasattr(out, "sample"):
+        found = out.get("sample") if isinstance(out, Mapping) else out.sample
+        return found if isinstance(found, Tensor) else out
+    return out[0] if isinstance(out, tuple) and len(out) == 1 else out
