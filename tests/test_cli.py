@@ -358,7 +358,7 @@ def test_fid_dialects_of_one_set_of_pictures(tmp_path, capsys, monkeypatch):
     words = ("score", tmp_path / "a.npy", "--reference", tmp_path / "b.npy", "--metric", "sliced_wasserstein2")
     assert run(*words, "--fid-dialects", "--json") == 0
     rows = json.loads(capsys.readouterr().out)["fid_dialects"]
-    assert [row["n"] for row in rows] == [6] * 7
+    assert {row["n"] for row in rows} == {6} and len(rows) >= 7
     assert rows[0]["difference"] == 0
     assert run(*words, "--fid-dialects", "--dialect-images", "5") == 0
     out = capsys.readouterr().out

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from fmbench.evaluation import environment
 from fmbench.evaluation.comparison import LEAST, Comparison, Files, read_comparison
 from fmbench.evaluation.cost.memory import process_peak
 from fmbench.evaluation.dialects import Dialect, fid_dialects
+from fmbench.evaluation.libraries import available, library_fids
 from fmbench.evaluation.references import check_width, stated
 from fmbench.evaluation.scoring import Scorer
+from fmbench.features.extractor import Extractor
 from fmbench.records import protocol
 from fmbench.records.metric import METRICS
 from fmbench.records.names import check_entry_name
@@ -108,7 +111,28 @@ def dialects(
     if "image" not in compared.task.space.provides:
         raise ValueError(f"FID dialects are of images, and {samples} holds vectors")
     real = compared.task.real(len(compared.points), 0)
-    return fid_dialects(compared.points[:limit], real[:limit], load_extractor(network, device), report=report)
+    loaded = load_extractor(network, device)
+    rows = fid_dialects(compared.points[:limit], real[:limit], loaded, report=report)
+    return [*rows, *_by_libraries(compared.points[:limit], real[:limit], loaded, rows[0], report)]
+
+
+def _by_libraries(
+    images: Points, real: Points, network: Extractor, ours: Dialect, report: Callable[[str], None] | None
+) -> Iterator[Dialect]:
+    """The scores of the libraries that are installed, named by their versions."""
+    for name in available():
+        if report:
+            report(f"{name}, the library itself")
+    for convention, library, score in library_fids(
+        images.clamp(-1, 1) if images.is_floating_point() else images, real, network
+    ):
+        mode = convention.name.removeprefix(library.partition(" ")[0]).strip()
+        gap = score - ours.fid
+        told = {**asdict(convention), "name": f"{library} {mode}".strip() + " (the library)"}
+        yield Dialect(
+            **told, n=ours.n, reference_n=ours.reference_n, fid=score, difference=gap,
+            relative=gap / ours.fid if ours.fid else float("nan"),
+        )  # fmt: skip
 
 
 def _scored(

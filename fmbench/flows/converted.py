@@ -170,10 +170,10 @@ def _heun_by_level(velocity: Field, x: Tensor, t: float, later: float) -> Tensor
 
 
 def said(out: Any) -> Any:
-    """The tensor in what a network returns: itself, or the field ``sample`` of diffusers' outputs, or the first of a tuple of one."""
+    """The tensor in what a network returns: itself, or the field ``sample`` of diffusers' outputs; anything else as it is."""
     if isinstance(out, Tensor):
         return out
     if isinstance(out, Mapping) or hasattr(out, "sample"):
         found = out.get("sample") if isinstance(out, Mapping) else out.sample
         return found if isinstance(found, Tensor) else out
-    return out[0] if isinstance(out, tuple) and len(out) == 1 else out
+    return out
