@@ -18,9 +18,6 @@ from fmbench.transport.exact import ASSIGNMENT_DIMENSION, assignment, simplex
 
 # exp(-x) stays a normal float64 for x below 700; past this ratio the kernel underflows and the log domain is needed.
 SAFE_EXPONENT = 500.0
-MARGINALS = 1e-3
-"""Sum of the absolute errors of the marginals of a plan, up to which it is used."""
-ITERATIONS = 5000
 
 
 def costs(x0: Points, x1: Points) -> np.ndarray:
@@ -70,7 +67,7 @@ def redrawn(i: Tensor, j: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 
 
 def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
-    """Sinkhorn plan, (n, m), of ``min <P, C> - reg H(P)`` with uniform marginals, met to :data:`MARGINALS` in total.
+    """Sinkhorn plan, (n, m), of ``min <P, C> - reg H(P)`` with uniform marginals.
 
     Raises ValueError when the regularisation is not positive, or so small that Sinkhorn's iterations do not reach the
     marginals: a plan that silently falls back to uniform is how small-sigma SB-CFM results went wrong.
@@ -84,16 +81,12 @@ def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
     # A constant shift of the cost leaves the plan unchanged and keeps the kernel in range.
     shifted = cost - cost.min()
     method = "sinkhorn" if shifted.max() < SAFE_EXPONENT * regularisation else "sinkhorn_log"
-    # The library stops by the Euclidean norm of the error, which is at least the sum of its absolute values over sqrt(m).
-    stop = MARGINALS / len(b) ** 0.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the marginals are checked below, on the plan itself
-        plan = np.asarray(
-            ot.sinkhorn(a, b, shifted, regularisation, method=method, numItermax=ITERATIONS, stopThr=stop)
-        )
+        plan = np.asarray(ot.sinkhorn(a, b, shifted, regularisation, method=method, numItermax=2000, stopThr=1e-3))
     # The last half-step satisfies the rows exactly, converged or not: the columns carry the error.
     worst = max(np.abs(plan.sum(axis=1) - a).sum(), np.abs(plan.sum(axis=0) - b).sum())
-    if not worst <= MARGINALS:  # also catches NaN
+    if not worst < 0.05:  # also catches NaN
         raise ValueError(
             f"Sinkhorn did not converge (marginal error {worst:.2g}) at regularisation {regularisation:g}; raise sigma"
         )
