@@ -23,8 +23,10 @@ TOLERANCE = 1e-3
 """Relative difference between two measurements of one number: the same weights give samples that differ in their last bits between machines."""
 NEW = "new"
 """Temporary name of the present run."""
-MOST_RETIRED = 100
+MOST_RETIRED = 40
 """Number of replaced values that a file retains, the last ones."""
+DIGITS = 6
+"""Significant digits of them."""
 
 
 def near(one: Estimate, other: Estimate) -> bool:
@@ -182,9 +184,23 @@ def retired(held: Result, made: Result) -> dict[str, dict[str, Any]]:
             if e.value is not None and now.get((draw, name)) != e.key:
                 cell = {"k": e.key, "value": e.value, "ci": None if e.ci is None else list(e.ci), "n": e.n}
                 items.append((draw, name, {key: value for key, value in cell.items() if value is not None}))
+    return _shortened(items)
+
+
+def shortened(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Retired values as they are kept: the last :data:`MOST_RETIRED`, to :data:`DIGITS` digits, because they are history only."""
+    return _shortened([(draw, name, cell) for draw, cells in table.items() for name, cell in cells.items()])
+
+
+def _shortened(items: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    def brief(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [brief(one) for one in value]
+        return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
     found: dict[str, dict[str, Any]] = {}
     for draw, name, cell in items[-MOST_RETIRED:]:
-        found.setdefault(draw, {})[name] = cell
+        found.setdefault(draw, {})[name] = {key: brief(value) for key, value in cell.items()}
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fmbench.evaluation.evaluation import DATA, describe
-from fmbench.evaluation.filling import retired
+from fmbench.evaluation.filling import retired, shortened
 from fmbench.evaluation.identity import identified
 from fmbench.evaluation.options import Options
 from fmbench.evaluation.wanted import Wanted, adopted, wanted
@@ -22,6 +22,7 @@ from fmbench.records.metric import METRICS
 from fmbench.records.protocol import Protocol
 from fmbench.records.result import Estimate, Result, Row
 from fmbench.records.sidecar import tidy
+from fmbench.records.typed import plain
 from fmbench.registry import TASKS
 from fmbench.storage.files import check_writable
 from fmbench.zoo.resolve import resolve
@@ -54,14 +55,15 @@ def _without_stale(found: Result, want: Wanted) -> Result:
 
 
 def migrated(path: Path, folder: Path) -> Result | None:
-    """A result of schema 1 with names and keys added; None for one that has them already.
+    """A result of schema 1 with names and keys added, or one whose retired values are longer than they are kept now; None for any other.
 
     Raises ValueError or FileNotFoundError in one line where it cannot be told what it holds: another protocol or other weights than there are
     now, code of the user's own.
     """
     found = result.read(path)
     if any(row.id for row in found.rows):
-        return None
+        brief = shortened(found.retired)
+        return None if brief == plain(found.retired) else replace(found, retired=brief)
     spec, task = _protocol(found, folder), TASKS.resolve(found.task["name"])()
     options = Options(device="cpu")
     model = None

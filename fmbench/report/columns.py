@@ -76,7 +76,11 @@ def _rank(judged: Judged) -> Cell:
         return Cell(text, None, clean(judged.reason, REASON_LENGTH))
     lowest, highest = judged.rank
     text = str(lowest) if lowest == highest else f"{lowest}-{highest}"
-    text += "" if judged.group == "closed" else f" ({judged.group})"
+    # Ranks of networks and ranks of methods in one column would be taken for each other.
+    told = [] if judged.group == "closed" else [judged.group]
+    if judged.claims > 1 and judged.standing is not None:
+        told.append(judged.standing.claim.partition(",")[0])
+    text += f" ({', '.join(told)})" if told else ""
     note = clean(f"{judged.group} division, judged by its row {judged.row.solver} {judged.row.steps}")
     return Cell(text, judged.place, note)
 

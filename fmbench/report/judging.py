@@ -35,6 +35,7 @@ class Judged:
         place: its place in the order of the table.
         label: how the table calls it.
         rows: its row for each sampler of the table that it has one for.
+        claims: how many kinds of claim its division has: 2 where methods and networks are ranked, apart from each other.
     """
 
     result: Result
@@ -47,6 +48,7 @@ class Judged:
     place: int = 0
     label: str = ""
     rows: Mapping[Sampler, Row] = field(default_factory=dict)
+    claims: int = 1
 
 
 def metric_info(name: str) -> Metric:
@@ -151,9 +153,11 @@ def judge(
     for place, j in enumerate(judged):
         j.place = place
     ranked = []
-    for family in families(judged, lambda j: j.standing):
+    found = list(families(judged, lambda j: j.standing))
+    claims = Counter(family.division for family in found)
+    for family in found:
         ranks = compare(family.standings, info)
         ranked.append((family, ranks))
         for index, lowest, highest in zip(family.members, ranks.lowest, ranks.highest, strict=True):
-            judged[index].rank = lowest, highest
+            judged[index].rank, judged[index].claims = (lowest, highest), claims[family.division]
     return judged, ranked

@@ -22,9 +22,10 @@ number as CSV.
   left out, on the logarithm of a distance, by a moderated t with Holm's correction over all pairs. Without such raw values
   the stated intervals are compared, unpaired, which separates fewer. "Not separated" is not "equal".
 - **claim** says what a rank is about: *network*, these weights and not their method, or *method, mean of T trainings*
-  from other seeds. Both are never compared with each other. Numbers of a method are means over its trainings, and their
-  intervals cover both noises: that between trainings and that of the evaluation, which all trainings share; times are those
-  of the first training. The CSV has every training. Entries of the same weights or samples are one row with all its names.
+  from other seeds. Both are never compared with each other; where a division has both, **rank** says which. Numbers of a
+  method are means over its trainings, and their intervals cover both noises: that between trainings and that of the
+  evaluation, which all trainings share; times are those of the first training. The CSV has every training. Entries of the
+  same weights or samples are one row with all its names.
 - An entry is judged by its row with the most operations per sample (MFLOP) among those within the budget of measured
   evaluations, a one-step map by its one: in the closed division evaluations of the task's network count, in the open one
   those of all networks.

@@ -43,7 +43,8 @@ def test_a_batch_in_slices_trains_the_same(name: str, tmp_path) -> None:
 @pytest.mark.parametrize("name", METHODS_OF_TWO_TIMES)
 def test_labels_reach_the_network(name: str) -> None:
     task = TASKS.resolve("digits")()
-    recipe = closed(task, name, conditional=True)
+    # With a power of 1 the loss is about 1 whatever the error is.
+    recipe = closed(task, name, {"power": 0.0} if name in ("meanflow", "imf") else {}, conditional=True)
     method = build(recipe, task, METHODS.resolve(name), name)
     for p in method.parameters():
         p.data += 0.05 * torch.randn(p.shape, generator=generator(1))
