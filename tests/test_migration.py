@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fmbench.cli import main
+from fmbench.evaluation.identity import identified
 from fmbench.evaluation.migration import STALE, migrate
+from fmbench.evaluation.options import Options
 from fmbench.evaluation.run import run
-from fmbench.records import result
-from fmbench.records.result import SAID_WHERE_KNOWN, Result
+from fmbench.evaluation.wanted import wanted
+from fmbench.records import protocol, result
+from fmbench.records.result import SAID_WHERE_KNOWN, Estimate, Result
+from fmbench.zoo.resolve import load
 
 TASK, ENTRY = "gaussian-moons", "gaussian-moons/cfm"
 PROTOCOL = f"""
@@ -173,3 +178,65 @@ def test_a_gap_to_a_reference_solve_that_nobody_named_is_retired(old: Path) -> N
 def test_a_folder_without_results_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["leaderboard", "migrate", str(tmp_path)]) == 2
     assert "has no results folder" in capsys.readouterr().err
+
+
+# -- names of before --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def former(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the entry has a result as it was written when it was an entry of another name and recipe."""
+    folder = Path(shutil.copytree(measured, tmp_path / "former"))
+    found = result.read(folder / "results" / "tiny" / TASK / "cfm.json")
+    model = identified(load(ENTRY))
+    facts = {"recipe": "f" * 64}
+    spec, options = protocol.read(measured.parent / "tiny.toml"), Options(device="cpu")
+    was = wanted(spec, model.task, replace(model, identity={**model.identity, **facts}), options)
+    now = wanted(spec, model.task, model, options)
+    draws = dict(zip(now.draws, was.draws, strict=True))
+
+    def keyed(table: Mapping[str, Estimate], new: Mapping[str, str]) -> dict[str, Estimate]:
+        return {name: replace(e, key=new[name]) for name, e in table.items()}
+
+    rows = tuple(replace(row, id=draws[row.id], metrics=keyed(row.metrics, was.keys)) for row in found.rows)
+    replace(
+        found,
+        model={**found.model, **facts, "name": f"{TASK}/former", "method": "former"},
+        rows=rows,
+        flow=keyed(found.flow, was.flow_keys),
+        flow_id=was.flow,
+    ).save(folder / "results")
+    monkeypatch.setattr("fmbench.evaluation.migration.canonical", lambda name: name.replace("former", "cfm"))
+    return folder
+
+
+def test_a_result_under_an_old_name_gets_the_present_one_and_the_names_of_a_fresh_run(
+    former: Path, measured: Path
+) -> None:
+    place = former / "results" / "tiny" / TASK
+    for path in place.glob("cfm*"):
+        path.unlink()
+    moved = migrate(former)
+    assert moved.problems == [] and moved.written == [place / "cfm.json"]
+    assert not list(place.glob("former*")), "neither the file nor its sidecar stays"
+    found, fresh = result.read(place / "cfm.json"), result.read(measured / (place / "cfm.json").relative_to(former))
+    assert found.model == fresh.model and names(found) == names(fresh) and numbers(found) == numbers(fresh)
+    assert [row.witness for row in found.rows] == [row.witness for row in fresh.rows]
+    assert migrate(former).written == []
+
+
+def test_a_result_that_has_the_present_name_already_stays(former: Path) -> None:
+    place = former / "results" / "tiny" / TASK
+    before = (place / "cfm.json").read_bytes()
+    assert migrate(former).problems == []
+    assert (place / "cfm.json").read_bytes() == before and not list(place.glob("former*"))
+
+
+def test_a_result_of_other_weights_keeps_its_name(former: Path) -> None:
+    place = former / "results" / "tiny" / TASK
+    found = result.read(place / "former.json")
+    replace(found, model={**found.model, "weights_sha256": "0" * 64}).save(former / "results")
+    before = bytes_of(former)
+    (problem,) = migrate(former).problems
+    assert "its weights are not those of" in problem and "\n" not in problem
+    assert bytes_of(former) == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -250,7 +250,5 @@ def said(out: Any) -> Any:
     """The tensor in what a network returns: itself, or the field ``sample`` of diffusers' outputs; anything else as it is."""
     if isinstance(out, Tensor):
         return out
-    if isinstance(out, Mapping) or hasattr(out, "sample"):
-        found = out.get("sample") if isinstance(out, Mapping) else out.sample
-        return found if isinstance(found, Tensor) else out
-    return out
+    found = getattr(out, "sample", None)
+    return found if isinstance(found, Tensor) else out

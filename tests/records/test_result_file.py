@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from fmbench.storage.bundled import PACKAGE
 
 RESULTS = PACKAGE.parent / "leaderboard" / "results"
 COMMITTED = sorted(RESULTS.rglob("*.json"))
-ENTRY = RESULTS / "transport-2d" / "gaussian-moons" / "cfm.json"
+ENTRY = Path(__file__).parent / "data" / "many" / "cfm.json"
 
 
 @pytest.fixture(scope="module")

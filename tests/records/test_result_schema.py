@@ -18,7 +18,7 @@ from fmbench.records.sampler import Sampler
 from fmbench.storage.bundled import PACKAGE
 
 COMMITTED = sorted((PACKAGE.parent / "leaderboard" / "results").rglob("*.json"))
-ENTRY = PACKAGE.parent / "leaderboard" / "results" / "transport-2d" / "gaussian-moons" / "cfm.json"
+ENTRY = Path(__file__).parent / "data" / "many" / "cfm.json"
 
 
 @pytest.fixture(scope="module")

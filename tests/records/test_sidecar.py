@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,8 @@ from fmbench.storage import files
 from fmbench.storage.bundled import PACKAGE
 
 RESULTS = PACKAGE.parent / "leaderboard" / "results"
-SEEDS = RESULTS / "quick" / "gaussian-moons" / "cfm.json"
-ONE_SEED = RESULTS / "digits" / "digits" / "cfm.json"
+SEEDS = Path(__file__).parent / "data" / "seeds" / "cfm.json"
+ONE_SEED = Path(__file__).parent / "data" / "one" / "cfm.json"
 CODE = "c" * 64
 
 

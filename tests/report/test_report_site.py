@@ -269,9 +269,9 @@ def test_the_plot_has_a_line_per_entry_and_can_hide_it(opened, tables):
     assert driver.execute_script(drawn) == entries
     assert driver.execute_script("return document.querySelectorAll('#plot .floor').length") == 1
     heights = driver.execute_script(
-        "return [...document.querySelectorAll('#plot [data-entry=cfm] .mark')].map(m => m.getBoundingClientRect().top)"
+        "return [...document.querySelectorAll('#plot [data-entry=ot-cfm] .mark')].map(m => m.getBoundingClientRect().top)"
     )
-    values = [point.value for point in next(r for r in table.rows if r.entry == "cfm").curves["frechet_distance"]]
+    values = [point.value for point in next(r for r in table.rows if r.entry == "ot-cfm").curves["frechet_distance"]]
     order = sorted(range(len(values)), key=lambda i: -values[i])
     assert sorted(range(len(heights)), key=lambda i: heights[i]) == order
     driver.execute_script("document.querySelector('#plot .key').click()")
