@@ -220,7 +220,8 @@ def measure(evidence: Evidence) -> Estimate:
 def measure_at_heldout(evidence: Evidence) -> Estimate:
     """The same of as many samples as the task has held-out points, the first ones: every FID falls with n, so this is the number that can be
     compared with that of real data, of which there are no more."""
-    return _measured(evidence, evidence.features[: len(evidence.heldout)])
+    features, _ = checked_samples(evidence.features, evidence.features, least=2)
+    return _measured(evidence, features[: len(evidence.heldout)])
 
 
 def _measured(evidence: Evidence, features: np.ndarray) -> Estimate:

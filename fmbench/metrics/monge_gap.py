@@ -87,6 +87,14 @@ def debiased_gap(x: np.ndarray, y_mapped: np.ndarray) -> float:
     return 2 * (best - float((x * y).sum(axis=1).mean()))
 
 
+def _at_least(bound: float, x: np.ndarray, y: np.ndarray) -> float:
+    """The debiased gap where it is more than a bound; the bound where a few points tell nothing about their correlation."""
+    try:
+        return max(debiased_gap(x, y), bound)
+    except ValueError:
+        return bound
+
+
 def measure(evidence: Evidence) -> Estimate:
     """Gap of the map from noise to sample over four groups of up to 1024 pairs: :func:`debiased_gap`, but no less than the bound
     of :func:`monge_gap`. The interval, Student t over groups, reaches down to that bound: in many dimensions the truth may lie anywhere between.
@@ -98,7 +106,7 @@ def measure(evidence: Evidence) -> Estimate:
     start, stop = (x.flatten(1).double().numpy() for x in (solve.start, solve.stop))
     rows = [slice(k * size, (k + 1) * size) for k in range(GROUPS)]
     bounds = [monge_gap(start[r], stop[r]) for r in rows]
-    gaps = [max(debiased_gap(start[r], stop[r]), bound) for r, bound in zip(rows, bounds, strict=True)]
+    gaps = [_at_least(bound, start[r], stop[r]) for r, bound in zip(rows, bounds, strict=True)]
     joint = over_seeds([Estimate(gap, None, size, details=evidence.solver_details) for gap in gaps], NON_NEGATIVE)
     bound = float(np.mean(bounds))
     details = {**evidence.solver_details, "group": size, "plan": "exact", "lower_bound": bound}

@@ -108,7 +108,7 @@ def _monge_gap() -> Iterator[Check]:
             got = on_flow(name, scene(field, fields.start(d), STEPS))
             yield exact(name, f"{label} flow, d = {d}", 0.0, got, "gradient of a convex function")
     angle = torch.arange(24, dtype=torch.float64) * (2 * math.pi / 24)
-    polygon = torch.stack([angle.cos(), angle.sin()], dim=1).repeat(4, 1)
+    polygon = torch.stack([angle.cos(), angle.sin()], dim=1).repeat(8, 1)
     spin = torch.tensor([[0.0, -turn], [turn, 0.0]], dtype=torch.float64)
     got = on_flow(name, scene(fields.linear_field(spin), polygon, STEPS))
     note = "maps the set to itself: the whole cost is wasted"

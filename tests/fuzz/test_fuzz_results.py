@@ -48,7 +48,7 @@ def cut(path, rows):
 
 KINDS = {
     "vector": ("transport-2d/gaussian-moons/fm.json", "transport-2d/gaussian-moons/cfm.json", 3),
-    "image": ("digits/digits/fm.json", "digits/digits/cfm.json", 2),
+    "image": ("digits/digits/ot-cfm.json", "digits/digits/cfm.json", 2),
     "anchor": ("quick/gaussian-moons/oracle.json", "quick/gaussian-moons/data.json", 1),
 }
 
