@@ -273,6 +273,7 @@ def test_the_table_is_the_recipe(publish: Callable[..., Any], tmp_path: Path) ->
     assert {"library", "repo", "revision", "sha256", "predicts", "schedule", "time"} < set(table)
 
 
+@pytest.mark.slow
 def test_an_adopted_entry_is_evaluated_and_counted_like_any_other(publish: Callable[..., Any], tmp_path: Path) -> None:
     _, _, address = publish("flow")
     out = tmp_path / "entries" / "adopted"
